@@ -1,0 +1,50 @@
+# make up: the platform on this machine, with a first recommendation. make test: the fast tests. Each does its own set-up.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help up down status test test-all lint types lock bench clean
+
+help: ## what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
+
+$(INSTALLED): requirements.lock pyproject.toml scripts/install.sh
+	@PYTHON="$(PYTHON)" scripts/install.sh $(VENV)
+	@touch $@
+
+install: $(INSTALLED) ## the virtual environment in .venv
+
+up: $(INSTALLED) ## start stores, Dagster and the API; print a first recommendation
+	@$(BIN)/persona up
+
+down: $(INSTALLED) ## stop all of it
+	@$(BIN)/persona down
+
+status: $(INSTALLED) ## what runs
+	@$(BIN)/persona status
+
+test: $(INSTALLED) ## the fast tests
+	$(BIN)/pytest -m "not slow"
+
+test-all: $(INSTALLED) ## every test
+	$(BIN)/pytest
+
+lint: $(INSTALLED) ## format, lint, arrows between packages
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+
+types: $(INSTALLED) ## strict types
+	$(BIN)/mypy
+
+lock: $(INSTALLED) ## pin the newest versions that fit together
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --all-extras --no-header --no-emit-index-url \
+		--upgrade --quiet --output-file requirements.lock pyproject.toml
+
+bench: $(INSTALLED) ## the pipeline's speed beside its bounds
+	$(BIN)/python -m benchmarks.pipeline
+
+clean: ## remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
