@@ -1,0 +1,1 @@
+"""Persona's domain: from drops of conversations to recommendations. Knows neither Dagster nor FastAPI."""

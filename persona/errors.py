@@ -1,0 +1,71 @@
+"""What can go wrong in words a person can act on. Every error the product raises on purpose is one of these; no logic."""
+
+
+class PersonaError(Exception):
+    """Something went wrong that the reader can mend; `hint` says how.
+
+    `code` is stable and machine-readable, `exit_code` what the command line ends with.
+    """
+
+    code = "failed"
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(" ".join(part for part in (message, hint) if part))
+        self.message = message
+        self.hint = hint
+
+
+class InvalidInput(PersonaError):
+    """What was handed in does not fit the contract."""
+
+    code = "invalid_input"
+    exit_code = 2
+
+
+class NotFound(PersonaError):
+    """There is no such user, campaign, drop or generation."""
+
+    code = "not_found"
+    exit_code = 3
+
+
+class Busy(PersonaError):
+    """Another run holds the lease; the message names it."""
+
+    code = "busy"
+    exit_code = 4
+
+
+class StoreUnavailable(PersonaError):
+    """A store did not answer within its deadline, or refused the connection."""
+
+    code = "store_unavailable"
+
+    def __init__(self, store: str, reason: str) -> None:
+        super().__init__(f"{store} is unavailable: {reason}", hint="`persona status` shows which stores answer.")
+        self.store = store
+
+
+class StoreRefused(PersonaError):
+    """A store answered but would not do it: its disk is full, it is read-only, the credentials are wrong."""
+
+    code = "store_refused"
+
+
+class LeaseLost(PersonaError):
+    """This run slept past its lease and another took over; nothing more may be written."""
+
+    code = "lease_lost"
+
+
+class EmbeddingMismatch(PersonaError):
+    """The stored vectors come from another model or dimension than the settings name."""
+
+    code = "embedding_mismatch"
+
+
+class NotStarted(PersonaError):
+    """The local stack has not been started, so there is no address for a store."""
+
+    code = "not_started"

@@ -1,0 +1,159 @@
+"""Every setting of the platform, read once from the environment and `.env`. Nothing else reads the environment; no logic beyond defaults.
+
+A store's URL, when set, replaces the local server. Where none is set, `Settings.addresses` reads what the local stack wrote down
+when it picked its ports.
+"""
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy.engine import make_url
+
+from persona.errors import NotStarted
+
+StoreName = Literal["mongodb", "milvus", "neo4j", "warehouse", "redis"]
+BUNDLED_MODEL = "all-MiniLM-L6-v2"
+
+
+class StoreAddresses(BaseModel):
+    """Where the five stores are, passwords included. `masked` is what may be shown."""
+
+    mongodb: str
+    milvus: str
+    milvus_token: str = ""
+    neo4j: str
+    neo4j_user: str
+    neo4j_password: str
+    redis: str
+    warehouse: str
+
+    def masked(self) -> dict[StoreName, str]:
+        """The URLs with their passwords hidden."""
+        return {
+            "mongodb": _masked(self.mongodb),
+            "milvus": _masked(self.milvus),
+            "neo4j": _masked(self.neo4j),
+            "warehouse": _masked(self.warehouse),
+            "redis": _masked(self.redis),
+        }
+
+
+class Settings(BaseSettings):
+    """The whole configuration; `.env.example` documents each entry for people."""
+
+    model_config = SettingsConfigDict(env_file=".env", env_file_encoding="utf-8", extra="ignore", populate_by_name=True)
+
+    home: Path = Field(default=Path("data/var"), validation_alias="PERSONA_HOME")
+    drops: Path = Field(default=Path("data/drops"), validation_alias="PERSONA_DROPS")
+    catalog: Path = Field(default=Path("data/catalog"), validation_alias="PERSONA_CATALOG")
+
+    api_host: str = Field(default="127.0.0.1", validation_alias="PERSONA_API_HOST")
+    api_port: int = Field(default=8000, validation_alias="PERSONA_API_PORT")
+    dagster_port: int = Field(default=3000, validation_alias="PERSONA_DAGSTER_PORT")
+
+    settle_seconds: float = Field(default=3, ge=0, validation_alias="PERSONA_SETTLE_SECONDS")
+    sensor_seconds: int = Field(default=10, ge=1, validation_alias="PERSONA_SENSOR_SECONDS")
+    reject_share: float = Field(default=0.5, ge=0, le=1, validation_alias="PERSONA_REJECT_SHARE")
+    lease_seconds: float = Field(default=30, ge=1, validation_alias="PERSONA_LEASE_SECONDS")
+    lease_wait_seconds: float = Field(default=120, ge=0, validation_alias="PERSONA_LEASE_WAIT_SECONDS")
+
+    mongodb_uri: SecretStr | None = Field(default=None, validation_alias="MONGODB_URI")
+    mongodb_database: str = Field(default="persona", validation_alias="MONGODB_DATABASE")
+    milvus_uri: str | None = Field(default=None, validation_alias="MILVUS_URI")
+    milvus_host: str | None = Field(default=None, validation_alias="MILVUS_HOST")
+    milvus_port: int = Field(default=19530, validation_alias="MILVUS_PORT")
+    milvus_token: SecretStr = Field(default=SecretStr(""), validation_alias="MILVUS_TOKEN")
+    milvus_index: Literal["FLAT", "AUTOINDEX", "HNSW"] = Field(default="FLAT", validation_alias="MILVUS_INDEX")
+    neo4j_uri: str | None = Field(default=None, validation_alias="NEO4J_URI")
+    neo4j_user: str = Field(default="neo4j", validation_alias="NEO4J_USER")
+    neo4j_password: SecretStr = Field(default=SecretStr(""), validation_alias="NEO4J_PASSWORD")
+    neo4j_database: str = Field(default="neo4j", validation_alias="NEO4J_DATABASE")
+    redis_url: SecretStr | None = Field(default=None, validation_alias="REDIS_URL")
+    redis_ttl_seconds: int = Field(default=300, ge=1, validation_alias="REDIS_TTL_SECONDS")
+    warehouse_url: SecretStr | None = Field(default=None, validation_alias="WAREHOUSE_URL")
+    sqlite_path: Path | None = Field(default=None, validation_alias="SQLITE_PATH")
+    store_timeout_seconds: float = Field(default=10, gt=0, validation_alias="PERSONA_STORE_TIMEOUT_SECONDS")
+
+    embedding_model: str = Field(default=BUNDLED_MODEL, validation_alias="EMBEDDING_MODEL")
+    embedding_dim: int | None = Field(default=None, gt=0, validation_alias="EMBEDDING_DIM")
+    embedding_precision: Literal["fp32", "bf16"] = Field(default="fp32", validation_alias="EMBEDDING_PRECISION")
+    intent_threshold: float = Field(default=0.45, ge=0, le=1, validation_alias="PERSONA_INTENT_THRESHOLD")
+    repeat_conversions: bool = Field(default=False, validation_alias="REPEAT_CONVERSIONS")
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", validation_alias="PERSONA_LOG_LEVEL")
+
+    @field_validator("home", "drops", "catalog", "sqlite_path")
+    @classmethod
+    def _absolute(cls, path: Path | None) -> Path | None:
+        return path.expanduser().absolute() if path else None
+
+    @model_validator(mode="after")
+    def _milvus_from_host(self) -> Self:
+        if self.milvus_uri is None and self.milvus_host:
+            self.milvus_uri = f"http://{self.milvus_host}:{self.milvus_port}"
+        return self
+
+    @property
+    def addresses_file(self) -> Path:
+        """Where the local stack writes the addresses it picked (mode 0600: passwords are in it)."""
+        return self.home / "stores" / "addresses.json"
+
+    @property
+    def claimed_drops(self) -> Path:
+        """Where claimed copies of drops lie, one file per SHA-256."""
+        return self.home / "drops"
+
+    @property
+    def dagster_home(self) -> Path:
+        """Dagster's own history and logs."""
+        return self.home / "dagster"
+
+    @property
+    def uses_local_servers(self) -> frozenset[StoreName]:
+        """The stores for which no URL is set; the warehouse is a file and needs no server."""
+        urls: dict[StoreName, object] = {
+            "mongodb": self.mongodb_uri, "milvus": self.milvus_uri, "neo4j": self.neo4j_uri, "redis": self.redis_url,
+        }  # fmt: skip
+        return frozenset(name for name, url in urls.items() if url is None)
+
+    @cached_property
+    def addresses(self) -> StoreAddresses:
+        """The five addresses: set ones as they are, the others from the local stack.
+
+        Raises `NotStarted` where a local server is needed and the local stack has never run.
+        """
+        local: dict[str, str] = {}
+        if self.uses_local_servers:
+            try:
+                local = json.loads(self.addresses_file.read_text())
+            except FileNotFoundError:
+                raise NotStarted(
+                    f"no local stores under {self.home}, and no URL set for: {', '.join(sorted(self.uses_local_servers))}",
+                    hint="`persona stores up` starts them; or set MONGODB_URI, MILVUS_URI, NEO4J_URI and REDIS_URL.",
+                ) from None
+        warehouse = self.warehouse_url.get_secret_value() if self.warehouse_url else f"sqlite:///{self._sqlite_file}"
+        return StoreAddresses(
+            mongodb=self.mongodb_uri.get_secret_value() if self.mongodb_uri else local["mongodb"],
+            milvus=self.milvus_uri or local["milvus"],
+            milvus_token=self.milvus_token.get_secret_value(),
+            neo4j=self.neo4j_uri or local["neo4j"],
+            neo4j_user=self.neo4j_user if self.neo4j_uri else local["neo4j_user"],
+            neo4j_password=self.neo4j_password.get_secret_value() if self.neo4j_uri else local["neo4j_password"],
+            redis=self.redis_url.get_secret_value() if self.redis_url else local["redis"],
+            warehouse=warehouse,
+        )
+
+    @property
+    def _sqlite_file(self) -> Path:
+        return self.sqlite_path or self.home / "stores" / "warehouse.sqlite"
+
+
+def _masked(url: str) -> str:
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except Exception:  # a URL that SQLAlchemy cannot read (several hosts): show its scheme alone rather than risk a password
+        return url.split("://", 1)[0] + "://***"
