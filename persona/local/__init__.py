@@ -1,0 +1,1 @@
+"""The local stack: real servers started from wheels, without Docker, and the supervisor that keeps processes alive."""
