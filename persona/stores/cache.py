@@ -1,0 +1,147 @@
+"""Answers that may be served again for a while, in Redis. What an answer is and how long it holds is decided elsewhere.
+
+Each person has one hash of answers and one version. An answer computed before an eviction is never stored after it: the version
+is read first, and a script stores the answer only while the version is still the same.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import redis
+import stamina
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from persona.errors import PersonaError, StoreRefused, StoreUnavailable
+from persona.stores._chunks import chunks
+
+EPOCH_KEY = "persona:cache:epoch"
+VERSION_KEY = "persona:version:{user}"
+ANSWERS_KEY = "persona:answers:{user}"
+ANSWERS_PATTERN = "persona:answers:*"
+
+# A version that is missing (never made, expired, or dropped by a server short of memory) is made anew, so that no two answers are
+# ever computed under "none".
+READ_WITH_VERSION = """
+local epoch = redis.call('GET', KEYS[1])
+if not epoch then epoch = ARGV[1] redis.call('SET', KEYS[1], epoch) end
+local version = redis.call('GET', KEYS[2])
+if not version then version = ARGV[1] redis.call('SET', KEYS[2], version, 'EX', ARGV[2]) end
+return {redis.call('HGET', KEYS[3], ARGV[3]), epoch .. ':' .. version}
+"""
+
+# The hash expires as a whole: a write may bring its end forward, never put it off, so that no answer outlives its own time.
+WRITE_IF_UNCHANGED = """
+local version = (redis.call('GET', KEYS[1]) or '') .. ':' .. (redis.call('GET', KEYS[2]) or '')
+if version ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[3], ARGV[2], ARGV[3])
+local left = redis.call('PTTL', KEYS[3])
+if left < 0 or tonumber(ARGV[4]) < left then redis.call('PEXPIRE', KEYS[3], ARGV[4]) end
+return 1
+"""
+
+VERSION_SECONDS = 3_600
+USERS_PER_CALL = 1_000
+KEYS_PER_SCAN = 1_000
+
+
+class Cache:
+    """Cached answers, by person."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._read_with_version = client.register_script(READ_WITH_VERSION)
+        self._write_if_unchanged = client.register_script(WRITE_IF_UNCHANGED)
+
+    def read(self, user_id: str, scope: str, field: str) -> tuple[bytes | None, str]:
+        """The answer to the canonical query `field` under `scope` (generation and catalog version), and the person's version.
+
+        The version is opaque: hand it to `write` with the answer computed after this call.
+        """
+        with _translated():
+            payload, version = self._read_with_version(
+                keys=_keys(user_id), args=[secrets.token_hex(8), VERSION_SECONDS, _field(scope, field)]
+            )
+        return payload, version.decode()
+
+    def write(self, user_id: str, scope: str, field: str, payload: bytes, *, version: str, ttl: float) -> bool:
+        """Keep `payload` for at most `ttl` seconds; False, and nothing kept, where `version` is no longer the person's."""
+        milliseconds = int(ttl * 1000)
+        if milliseconds < 1:
+            return False
+        with _translated():
+            written = self._write_if_unchanged(keys=_keys(user_id), args=[version, _field(scope, field), payload, milliseconds])
+        return bool(written)
+
+    def evict(self, user_ids: Iterable[str]) -> None:
+        """Remove these people's answers, and keep out any that is being computed now."""
+        for part in chunks(sorted(set(map(_hashed, user_ids))), USERS_PER_CALL):
+            with _translated():
+                for attempt in stamina.retry_context(on=redis.ConnectionError, attempts=3, wait_initial=0.05, wait_jitter=0.05):
+                    with attempt:
+                        evicting = self._client.pipeline(transaction=True)
+                        for user in part:
+                            evicting.set(VERSION_KEY.format(user=user), secrets.token_hex(8), ex=VERSION_SECONDS)
+                        evicting.unlink(*(ANSWERS_KEY.format(user=user) for user in part))
+                        evicting.execute()
+
+    def clear(self) -> None:
+        """Remove everyone's answers, and keep out any that is being computed now."""
+        with _translated():
+            self._client.set(EPOCH_KEY, secrets.token_hex(8))
+            for part in chunks(list(self._client.scan_iter(ANSWERS_PATTERN, count=KEYS_PER_SCAN)), KEYS_PER_SCAN):
+                self._client.unlink(*part)
+
+    def ping(self) -> None:
+        """Return when the server answers; raise `StoreUnavailable` or `StoreRefused`."""
+        with _translated():
+            self._client.ping()
+
+
+@contextmanager
+def open_cache(url: str, *, timeout_seconds: float = 10) -> Iterator[Cache]:
+    """Connect within `timeout_seconds`, hand the cache out, close. Raises `StoreUnavailable` or `StoreRefused`."""
+    client = redis.Redis.from_url(
+        url,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
+        # Once more, at once, for a pooled connection that the server has closed meanwhile; never after a timeout.
+        retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+    )
+    try:
+        cache = Cache(client)
+        cache.ping()
+        yield cache
+    finally:
+        client.close()
+
+
+def _hashed(user_id: str) -> str:
+    return hashlib.sha256(user_id.encode()).hexdigest()
+
+
+def _keys(user_id: str) -> list[str]:
+    user = _hashed(user_id)
+    return [EPOCH_KEY, VERSION_KEY.format(user=user), ANSWERS_KEY.format(user=user)]
+
+
+def _field(scope: str, field: str) -> str:
+    return f"{scope}\n{field}"
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except redis.RedisError as error:
+        raise _in_our_words(error) from error
+
+
+def _in_our_words(error: redis.RedisError) -> PersonaError:
+    if isinstance(error, redis.AuthenticationError | redis.exceptions.AuthorizationError):
+        return StoreRefused("redis refused the credentials", hint="Check REDIS_URL.")
+    if isinstance(error, redis.ConnectionError | redis.TimeoutError):
+        return StoreUnavailable("redis", str(error))
+    return StoreRefused(f"redis refused: {error}", hint="Check the server's memory, its disk and whether it is a replica.")

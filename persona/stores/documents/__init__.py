@@ -1,0 +1,89 @@
+"""MongoDB, the truth: one class for each kind of thing kept there, all on one client. Queries live in these modules and nowhere else."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC
+from typing import Any, TypeVar
+
+from bson.codec_options import CodecOptions
+from pymongo import MongoClient
+from pymongo.client_session import ClientSession
+from pymongo.database import Database
+
+from persona.stores.documents._errors import mongodb_errors
+from persona.stores.documents.catalog import Catalog
+from persona.stores.documents.embeddings import Embeddings
+from persona.stores.documents.generations import Generations
+from persona.stores.documents.leases import Leases
+from persona.stores.documents.ledger import Ledger
+from persona.stores.documents.quarantine import Quarantine
+from persona.stores.documents.records import Records
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Documents:
+    """The collections of one database."""
+
+    client: MongoClient[dict[str, Any]]
+    database: Database[dict[str, Any]]
+    records: Records
+    embeddings: Embeddings
+    ledger: Ledger
+    quarantine: Quarantine
+    catalog: Catalog
+    generations: Generations
+    leases: Leases
+
+    def transaction(self, work: Callable[[ClientSession], T]) -> T:
+        """Run `work` in one transaction, again on transient errors; all of it happens or none."""
+        with mongodb_errors(), self.client.start_session() as session:
+            return session.with_transaction(work)
+
+    def ping(self) -> None:
+        """Raise `StoreUnavailable` when the server does not answer."""
+        with mongodb_errors():
+            self.client.admin.command("ping")
+
+
+@contextmanager
+def open_documents(url: str, database: str, *, timeout_seconds: float) -> Iterator[Documents]:
+    """Connect, make sure of the indexes, hand the collections out, close.
+
+    Raises `StoreUnavailable` when no primary answers within the timeout.
+    """
+    client: MongoClient[dict[str, Any]] = MongoClient(
+        url,
+        tz_aware=True,
+        serverSelectionTimeoutMS=int(timeout_seconds * 1000),
+        connectTimeoutMS=int(timeout_seconds * 1000),
+        appname="persona",
+    )
+    try:
+        documents = documents_in(client, database)
+        with mongodb_errors():
+            documents.records.ensure_indexes()
+            documents.ledger.ensure_indexes()
+            documents.quarantine.ensure_indexes()
+        yield documents
+    finally:
+        client.close()
+
+
+def documents_in(client: MongoClient[dict[str, Any]], database: str) -> Documents:
+    """The collections of a database on a client that someone else opens and closes."""
+    options: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True, tzinfo=UTC)
+    db = client.get_database(database, codec_options=options)
+    return Documents(
+        client=client,
+        database=db,
+        records=Records(db),
+        embeddings=Embeddings(db),
+        ledger=Ledger(db),
+        quarantine=Quarantine(db),
+        catalog=Catalog(db),
+        generations=Generations(db),
+        leases=Leases(db),
+    )

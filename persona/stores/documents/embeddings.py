@@ -1,0 +1,169 @@
+"""Vectors and intent labels of distinct texts, keyed by the text's hash. No model is run here."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from bson.binary import Binary
+from pymongo import ReplaceOne
+from pymongo.collection import Collection
+from pymongo.database import Database
+
+from persona.errors import EmbeddingMismatch
+from persona.schemas import Vector, Vectors
+from persona.stores.documents._errors import translated
+
+CHUNK = 5_000
+
+
+def text_hash(text: str) -> str:
+    """The key of a text's vector and label: equal texts, equal keys."""
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+@translated
+class Embeddings:
+    """text hash to vector, and to the intent inferred from it."""
+
+    def __init__(self, database: Database[dict[str, Any]]) -> None:
+        self._vectors: Collection[dict[str, Any]] = database["embeddings"]
+        self._labels: Collection[dict[str, Any]] = database["labels"]
+        self._centroids: Collection[dict[str, Any]] = database["centroids"]
+        self._state: Collection[dict[str, Any]] = database["state"]
+
+    def agree_on(self, fingerprint: str, dimension: int) -> None:
+        """Take this model for the stored vectors, or raise `EmbeddingMismatch` when they come from another."""
+        agreed = {"fingerprint": fingerprint, "dimension": dimension}
+        self._state.update_one({"_id": "embedding_model"}, {"$setOnInsert": agreed}, upsert=True)
+        stored = self.model()
+        if stored is not None and stored != (fingerprint, dimension):
+            raise EmbeddingMismatch(
+                f"the stored vectors are {stored[0]} ({stored[1]} dimensions), the settings name {fingerprint} ({dimension})",
+                hint="Set EMBEDDING_MODEL and EMBEDDING_DIM back, or run `persona rebuild embeddings` to encode everything anew.",
+            )
+
+    def model(self) -> tuple[str, int] | None:
+        """The (fingerprint, dimension) that the stored vectors have; None before the first."""
+        stored = self._state.find_one({"_id": "embedding_model"})
+        return (stored["fingerprint"], stored["dimension"]) if stored else None
+
+    def forget_all(self) -> None:
+        """Drop every vector, label and the model they agreed on: the first step of a rebuild."""
+        self._vectors.drop()
+        self._labels.drop()
+        self._centroids.drop()
+        self._state.delete_many({"_id": {"$in": ["embedding_model", "labels"]}})
+
+    def collections_in_use(self) -> str:
+        """The suffix of the vector collections that serving reads."""
+        return self._collections()["in_use"]
+
+    def collections_to_fill(self) -> str:
+        """The suffix of the vector collections that are written: the ones in use, or their successors during a rebuild."""
+        return self._collections()["to_fill"]
+
+    def begin_new_collections(self) -> None:
+        """From now on write to the next suffix, whose collections do not exist yet; the ones in use go on serving."""
+        number = int(self.collections_in_use().removeprefix("v")) + 1
+        self._state.update_one(
+            {"_id": "collections"}, {"$set": {"in_use": f"v{number - 1}", "to_fill": f"v{number}"}}, upsert=True
+        )
+
+    def use_filled_collections(self) -> str | None:
+        """Let serving read what has been filled; return the suffix that is out of use now, if any."""
+        before = self._collections()
+        if before["in_use"] == before["to_fill"]:
+            return None
+        self._state.update_one({"_id": "collections"}, {"$set": {"in_use": before["to_fill"]}})
+        return before["in_use"]
+
+    def _collections(self) -> dict[str, str]:
+        return self._state.find_one({"_id": "collections"}) or {"in_use": "v1", "to_fill": "v1"}
+
+    def forget_labels(self) -> None:
+        """Drop every inferred intent: the first step of inferring them anew."""
+        self._labels.drop()
+        self._state.delete_one({"_id": "labels"})
+
+    def present(self, hashes: Sequence[str]) -> set[str]:
+        """Which of these texts have a vector."""
+        return {found["_id"] for chunk in _chunks(hashes) for found in self._vectors.find({"_id": {"$in": chunk}}, {"_id": 1})}
+
+    def put(self, hashes: Sequence[str], vectors: Vectors, *, model: str) -> None:
+        """Store one vector a text; a text that is there is replaced."""
+        documents = [
+            {"_id": key, "model": model, "vector": Binary(vector.tobytes())}
+            for key, vector in zip(hashes, np.ascontiguousarray(vectors, dtype=np.float32), strict=True)
+        ]
+        if documents:
+            self._vectors.bulk_write(
+                [ReplaceOne({"_id": document["_id"]}, document, upsert=True) for document in documents], ordered=False
+            )
+
+    def get(self, hashes: Iterable[str]) -> dict[str, Vector]:
+        """The vectors of these texts; texts without one are absent."""
+        return {
+            found["_id"]: np.frombuffer(found["vector"], dtype=np.float32)
+            for chunk in _chunks(list(hashes))
+            for found in self._vectors.find({"_id": {"$in": chunk}}, {"vector": 1})
+        }
+
+    def scan(self) -> Iterator[tuple[str, Vector]]:
+        """Every stored vector, in the order of the hashes."""
+        for found in self._vectors.find({}, {"vector": 1}).sort("_id", 1):
+            yield found["_id"], np.frombuffer(found["vector"], dtype=np.float32)
+
+    def label_version(self) -> str | None:
+        """The version that all labels have; None where nothing was ever labelled."""
+        found = self._state.find_one({"_id": "labels"})
+        return found["version"] if found else None
+
+    def set_label_version(self, version: str) -> None:
+        """All labels are of this version now."""
+        self._state.replace_one({"_id": "labels"}, {"_id": "labels", "version": version}, upsert=True)
+
+    def put_labels(self, labels: Mapping[str, tuple[str | None, float]], *, version: str) -> None:
+        """Store the inferred (intent or None, score) of each text with the version of what inferred it."""
+        writes = [
+            ReplaceOne({"_id": key}, {"_id": key, "intent": intent, "score": score, "version": version}, upsert=True)
+            for key, (intent, score) in labels.items()
+        ]
+        if writes:
+            self._labels.bulk_write(writes, ordered=False)
+
+    def labelled(self, hashes: Sequence[str], *, version: str) -> set[str]:
+        """Which of these texts have a label of this version."""
+        return {
+            found["_id"]
+            for chunk in _chunks(hashes)
+            for found in self._labels.find({"_id": {"$in": chunk}, "version": version}, {"_id": 1})
+        }
+
+    def labels(self, hashes: Iterable[str]) -> dict[str, str]:
+        """The inferred intents of these texts; those without one are absent."""
+        return {
+            found["_id"]: found["intent"]
+            for chunk in _chunks(list(hashes))
+            for found in self._labels.find({"_id": {"$in": chunk}, "intent": {"$ne": None}}, {"intent": 1})
+        }
+
+    def remember_centroid(self, run_id: str, centroid: Vector) -> None:
+        """Keep the mean vector of a run's texts; the same run again replaces it."""
+        document = {"_id": run_id, "at": datetime.now(UTC), "vector": Binary(centroid.astype(np.float32).tobytes())}
+        self._centroids.replace_one({"_id": run_id}, document, upsert=True)
+
+    def centroids_before(self, run_id: str, *, limit: int) -> list[Vector]:
+        """The mean vectors of the newest other runs."""
+        found = self._centroids.find({"_id": {"$ne": run_id}}).sort("at", -1).limit(limit)
+        return [np.frombuffer(centroid["vector"], dtype=np.float32) for centroid in found]
+
+    def count(self) -> int:
+        """The number of distinct texts with a vector."""
+        return self._vectors.estimated_document_count()
+
+
+def _chunks(items: Sequence[str]) -> Iterator[list[str]]:
+    for start in range(0, len(items), CHUNK):
+        yield list(items[start : start + CHUNK])

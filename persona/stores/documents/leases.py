@@ -1,0 +1,81 @@
+"""The one lease that serialises everything that writes: who holds it, until when (server time), with which token."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pymongo import ReturnDocument
+from pymongo.client_session import ClientSession
+from pymongo.collection import Collection
+from pymongo.database import Database
+
+from persona.stores.documents._errors import translated
+
+LEASE = "pipeline"
+EXPIRED = {"$expr": {"$lt": ["$expires_at", "$$NOW"]}}
+CURRENT = {"$expr": {"$gt": ["$expires_at", "$$NOW"]}}
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds the lease: a run, in a process."""
+
+    run_id: str
+    purpose: str
+    host: str
+    pid: int
+    process_started: float
+    token: int
+
+
+@translated
+class Leases:
+    """Acquire, renew, check and release; times are the server's."""
+
+    def __init__(self, database: Database[dict[str, Any]]) -> None:
+        self._leases: Collection[dict[str, Any]] = database["leases"]
+
+    def acquire(self, holder: dict[str, Any], *, seconds: float, instead_of: int | None = None) -> int | None:
+        """Take the lease if it is free, expired, or held with the token `instead_of`; return the new token, or None."""
+        free = {"_id": LEASE, "$or": [EXPIRED, {"holder": None}, *([{"token": instead_of}] if instead_of is not None else [])]}
+        self._leases.update_one({"_id": LEASE}, {"$setOnInsert": {"token": 0, "holder": None}}, upsert=True)
+        taken = self._leases.find_one_and_update(
+            free,
+            [
+                {
+                    "$set": {
+                        "token": {"$add": ["$token", 1]},
+                        "holder": {"$literal": holder},
+                        "expires_at": _from_now(seconds),
+                    }
+                }
+            ],
+            return_document=ReturnDocument.AFTER,
+        )
+        return int(taken["token"]) if taken else None
+
+    def renew(self, token: int, *, seconds: float) -> bool:
+        """Push the expiry out; False when the lease has passed to another or has expired."""
+        mine = {"_id": LEASE, "token": token, **CURRENT}
+        return self._leases.update_one(mine, [{"$set": {"expires_at": _from_now(seconds)}}]).matched_count == 1
+
+    def holds(self, token: int) -> bool:
+        """Whether this token's lease is in force now."""
+        return self._leases.find_one({"_id": LEASE, "token": token, **CURRENT}, {"_id": 1}) is not None
+
+    def fence(self, token: int, *, session: ClientSession) -> bool:
+        """Inside a transaction: touch the lease, so that the transaction fails if another takes it meanwhile."""
+        mine = {"_id": LEASE, "token": token, **CURRENT}
+        return self._leases.update_one(mine, [{"$set": {"fenced_at": "$$NOW"}}], session=session).matched_count == 1
+
+    def release(self, token: int) -> None:
+        """Give the lease back; harmless when it is no longer ours."""
+        self._leases.update_one({"_id": LEASE, "token": token}, {"$set": {"holder": None}})
+
+    def holder(self) -> Holder | None:
+        """Who holds the lease now; None when it is free or expired."""
+        found = self._leases.find_one({"_id": LEASE, "holder": {"$ne": None}, **CURRENT})
+        return Holder(**found["holder"], token=found["token"]) if found else None
+
+
+def _from_now(seconds: float) -> dict[str, Any]:
+    return {"$dateAdd": {"startDate": "$$NOW", "unit": "millisecond", "amount": int(seconds * 1000)}}

@@ -1,0 +1,301 @@
+"""The ledger: every drop and catalog that ever arrived, what became of it, and which asset applied it in which run.
+
+An accepted entry lists in `pending` the sinks that have not applied it; a mark takes a sink off that list. So the question "what is
+waiting?" costs what is waiting, however long the history is.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pymongo import ASCENDING, IndexModel
+from pymongo.client_session import ClientSession
+from pymongo.collection import Collection
+from pymongo.database import Database
+
+from persona.stores.documents._errors import translated
+
+Kind = Literal["drop", "catalog"]
+INDEXES = [
+    IndexModel([("pending", ASCENDING)], name="by_pending_sink", sparse=True),
+    IndexModel([("state", ASCENDING), ("claimed_at", ASCENDING)], name="by_state"),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What became of a drop's records; read = accepted + duplicate + quarantined + erased."""
+
+    read: int = 0
+    accepted: int = 0
+    duplicate: int = 0
+    quarantined: int = 0
+    erased: int = 0
+
+    @property
+    def balanced(self) -> bool:
+        """Whether every record that was read is accounted for."""
+        return self.read == self.accepted + self.duplicate + self.quarantined + self.erased
+
+    def as_dict(self) -> dict[str, int]:
+        """By name, in the order of the contract."""
+        return {
+            "read": self.read, "accepted": self.accepted, "duplicate": self.duplicate,
+            "quarantined": self.quarantined, "erased": self.erased,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One drop or catalog in the ledger."""
+
+    id: str
+    """SHA-256 of the content."""
+    kind: Kind
+    name: str
+    size: int
+    state: str
+    """claimed | accepted | held for drops; loaded | refused for catalogs."""
+    attempts: int = 0
+    reason: str | None = None
+    detail: str | None = None
+    counts: Counts = field(default_factory=Counts)
+    catalog: str | None = None
+    """For catalogs: campaigns | intents | users."""
+    run_id: str | None = None
+    claimed_at: datetime | None = None
+
+
+@translated
+class Ledger:
+    """Entries by content hash; files of the watched folders by path and stat."""
+
+    def __init__(self, database: Database[dict[str, Any]]) -> None:
+        self._entries: Collection[dict[str, Any]] = database["ledger"]
+        self._files: Collection[dict[str, Any]] = database["files"]
+
+    def ensure_indexes(self) -> None:
+        """Create what the queries need; harmless when there."""
+        self._entries.create_indexes(INDEXES)
+
+    # -- files ------------------------------------------------------------------------------------------------------------
+
+    def unseen(self, signatures: Mapping[str, str]) -> list[str]:
+        """Of these files (path to stat signature), the paths whose present content has not been claimed."""
+        seen: dict[str, str] = {}
+        paths = list(signatures)
+        for start in range(0, len(paths), 5_000):
+            for file in self._files.find({"_id": {"$in": paths[start : start + 5_000]}}):
+                seen[file["_id"]] = file["signature"]
+        return [path for path, signature in signatures.items() if seen.get(path) != signature]
+
+    def remember_file(self, path: str, signature: str, entry: str) -> None:
+        """Note that the file with this path and stat holds this entry's content."""
+        self._files.replace_one({"_id": path}, {"_id": path, "signature": signature, "entry": entry}, upsert=True)
+
+    # -- drops ------------------------------------------------------------------------------------------------------------
+
+    def claim(self, entry: str, *, name: str, size: int, run_id: str) -> bool:
+        """Enter a drop whose content has been copied; False when this content is known already."""
+        now = datetime.now(UTC)
+        document = {
+            "kind": "drop", "name": name, "size": size, "state": "claimed", "attempts": 0, "counts": Counts().as_dict(),
+            "claimed_at": now, "run_id": run_id, "history": [_line("claimed", run_id, now)],
+        }  # fmt: skip
+        return self._entries.update_one({"_id": entry}, {"$setOnInsert": document}, upsert=True).upserted_id is not None
+
+    def claimed(self) -> list[Entry]:
+        """Drops that wait to be judged and written, oldest first."""
+        return [_entry(found) for found in self._entries.find({"state": "claimed"}).sort([("claimed_at", 1), ("_id", 1)])]
+
+    def begin_attempt(self, entry: str) -> int:
+        """Count one more run that starts on this drop; return how many began without ending."""
+        found = self._entries.find_one_and_update({"_id": entry}, {"$inc": {"attempts": 1}}, return_document=True)
+        return int(found["attempts"]) if found else 0
+
+    def read_again(self, entries: Sequence[str]) -> None:
+        """Let these drops be judged again from their claimed copies."""
+        again = {"state": "claimed", "attempts": 0}
+        self._entries.update_many({"_id": {"$in": list(entries)}, "kind": "drop"}, {"$set": again, "$unset": {"pending": ""}})
+
+    def end_attempt(self, entry: str) -> None:
+        """The run ended on its own feet, well or not: what counts as a crash starts anew."""
+        self._entries.update_one({"_id": entry}, {"$set": {"attempts": 0}})
+
+    def hold(self, entry: str, *, reason: str, detail: str, counts: Counts, run_id: str) -> None:
+        """Keep the whole drop out, with the reason; its claimed copy stays."""
+        self._entries.update_one(
+            {"_id": entry},
+            {
+                "$set": {
+                    "state": "held", "reason": reason, "detail": detail, "counts": counts.as_dict(), "run_id": run_id, "attempts": 0,
+                },
+                "$push": {"history": _line(f"held: {reason}", run_id)},
+            },
+        )  # fmt: skip
+
+    def accept(self, entry: str, *, counts: Counts, sinks: Sequence[str], run_id: str, session: ClientSession) -> None:
+        """All of the drop's records are written: from now on it waits for these sinks."""
+        self._entries.update_one(
+            {"_id": entry},
+            {
+                "$set": {
+                    "state": "accepted", "counts": counts.as_dict(), "run_id": run_id, "attempts": 0, "pending": list(sinks),
+                    "marks.raw_conversations": {"run_id": run_id, "at": datetime.now(UTC)},
+                },
+                "$unset": {"reason": "", "detail": ""},
+                "$push": {"history": _line("accepted", run_id)},
+            },
+            session=session,
+        )  # fmt: skip
+
+    # -- catalogs ---------------------------------------------------------------------------------------------------------
+
+    def load_catalog(
+        self, entry: str, *, name: str, size: int, catalog: str, records: int, sinks: Sequence[str], run_id: str
+    ) -> None:
+        """Enter a catalog whose content is in force now; loaded again, it waits again for every sink."""
+        now = datetime.now(UTC)
+        counts = Counts(read=records, accepted=records)
+        self._entries.update_one(
+            {"_id": entry},
+            {
+                "$setOnInsert": {"claimed_at": now},
+                "$set": {
+                    "kind": "catalog", "catalog": catalog, "name": name, "size": size, "state": "loaded", "counts": counts.as_dict(),
+                    "run_id": run_id, "pending": list(sinks), "loaded_at": now, "marks.catalogs": {"run_id": run_id, "at": now},
+                },
+                "$unset": {"reason": "", "detail": ""},
+                "$push": {"history": _line("loaded", run_id, now)},
+            },
+            upsert=True,
+        )  # fmt: skip
+
+    def knows_catalog(self, entry: str) -> bool:
+        """Whether a catalog with this content was entered, loaded or refused."""
+        return self._entries.find_one({"_id": entry, "kind": "catalog"}, {"_id": 1}) is not None
+
+    def refuse_catalog(self, entry: str, *, name: str, size: int, detail: str, run_id: str) -> None:
+        """Enter a catalog that does not validate; what was in force stays."""
+        now = datetime.now(UTC)
+        self._entries.update_one(
+            {"_id": entry},
+            {
+                "$setOnInsert": {"claimed_at": now},
+                "$set": {
+                    "kind": "catalog", "name": name, "size": size, "state": "refused", "detail": detail, "run_id": run_id,
+                    "counts": Counts().as_dict(),
+                },
+                "$push": {"history": _line("refused", run_id, now)},
+            },
+            upsert=True,
+        )  # fmt: skip
+
+    # -- sinks ------------------------------------------------------------------------------------------------------------
+
+    def pending(self, sink: str, *, upstream: Sequence[str]) -> list[Entry]:
+        """Entries that every sink upstream has applied and this one has not, oldest first."""
+        query = {"$and": [{"pending": sink}, {"pending": {"$nin": list(upstream)}}]}
+        return [_entry(found) for found in self._entries.find(query).sort([("claimed_at", 1), ("_id", 1)])]
+
+    def get(self, entries: Sequence[str]) -> list[Entry]:
+        """These entries, in the order given; unknown ones are absent."""
+        found = {document["_id"]: _entry(document) for document in self._entries.find({"_id": {"$in": list(entries)}})}
+        return [found[entry] for entry in entries if entry in found]
+
+    def mark(self, sink: str, entries: Sequence[str], *, run_id: str, code_version: str, session: ClientSession) -> None:
+        """This sink has applied these entries."""
+        mark = {"run_id": run_id, "at": datetime.now(UTC), "code_version": code_version}
+        for start in range(0, len(entries), 5_000):
+            self._entries.update_many(
+                {"_id": {"$in": list(entries[start : start + 5_000])}},
+                {"$pull": {"pending": sink}, "$set": {f"marks.{sink}": mark}},
+                session=session,
+            )
+
+    def reopen(self, sinks: Sequence[str], *, kinds: Sequence[Kind] = ("drop", "catalog")) -> None:
+        """Let every accepted drop and loaded catalog wait for these sinks again, each kind only for the sinks it concerns."""
+        for sink in sinks:
+            self._entries.update_many(
+                {"kind": {"$in": list(kinds)}, "state": {"$in": ["accepted", "loaded"]}, f"marks.{sink}": {"$exists": True}},
+                {"$addToSet": {"pending": sink}},
+            )
+
+    def applied(self, asset: str, *, run_id: str | None = None) -> list[Entry]:
+        """What this asset applied in this run; without a run, in its latest."""
+        if run_id is None:
+            latest = self._entries.find_one({f"marks.{asset}": {"$exists": True}}, sort=[(f"marks.{asset}.at", -1)])
+            if latest is None:
+                return []
+            run_id = latest["marks"][asset]["run_id"]
+        found = self._entries.find({f"marks.{asset}.run_id": run_id, "pending": {"$ne": asset}})
+        return [_entry(document) for document in found.sort([("claimed_at", 1), ("_id", 1)])]
+
+    def judged_in(self, run_id: str) -> list[Entry]:
+        """The drops that this run accepted or held."""
+        found = self._entries.find({"kind": "drop", "state": {"$in": ["accepted", "held"]}, "run_id": run_id})
+        return [_entry(document) for document in found.sort([("claimed_at", 1), ("_id", 1)])]
+
+    def fingerprint(self, asset: str) -> str:
+        """A short hash of everything this asset has applied: the same set, the same fingerprint, in whatever order it came."""
+        digest = hashlib.sha256()
+        query = {f"marks.{asset}": {"$exists": True}, "pending": {"$ne": asset}}
+        for found in self._entries.find(query, {"loaded_at": 1}).sort("_id", 1):
+            digest.update(found["_id"].encode())
+            digest.update(str(found.get("loaded_at", "")).encode())
+        return digest.hexdigest()[:16]
+
+    def arrivals(self, *, applied_by: Sequence[str] = ()) -> str:
+        """A short hash of the drops that have been judged and, where they were accepted, applied by all these sinks."""
+        digest = hashlib.sha256()
+        query = {"kind": "drop", "state": {"$ne": "claimed"}, "pending": {"$nin": list(applied_by)}}
+        for found in self._entries.find(query, {"_id": 1}).sort("_id", 1):
+            digest.update(found["_id"].encode())
+        return digest.hexdigest()[:16]
+
+    def waiting(self, sinks: Sequence[str]) -> int:
+        """How many entries wait to be judged, or for one of these sinks."""
+        return self._entries.count_documents({"$or": [{"state": "claimed"}, {"pending": {"$in": list(sinks)}}]})
+
+    def oldest_waiting(self, sinks: Sequence[str]) -> datetime | None:
+        """When the entry that has waited longest, to be judged or for one of these sinks, was claimed."""
+        query = {"$or": [{"state": "claimed"}, {"pending": {"$in": list(sinks)}}]}
+        found = self._entries.find_one(query, {"claimed_at": 1}, sort=[("claimed_at", 1)])
+        return found["claimed_at"] if found else None
+
+    def recent(self, kind: Kind, *, limit: int) -> list[Entry]:
+        """The newest entries of a kind, newest first."""
+        return [_entry(found) for found in self._entries.find({"kind": kind}).sort([("claimed_at", -1), ("_id", 1)]).limit(limit)]
+
+    def all_of(self, kind: Kind, *, states: Iterable[str]) -> list[Entry]:
+        """Every entry of a kind in these states, oldest first."""
+        query = {"kind": kind, "state": {"$in": list(states)}}
+        return [_entry(found) for found in self._entries.find(query).sort([("claimed_at", 1), ("_id", 1)])]
+
+    def state_counts(self) -> dict[str, int]:
+        """The number of drops by state."""
+        groups = self._entries.aggregate([{"$match": {"kind": "drop"}}, {"$group": {"_id": "$state", "n": {"$sum": 1}}}])
+        return {group["_id"]: group["n"] for group in groups}
+
+
+def _line(what: str, run_id: str, at: datetime | None = None) -> dict[str, Any]:
+    return {"what": what, "run_id": run_id, "at": at or datetime.now(UTC)}
+
+
+def _entry(document: Mapping[str, Any]) -> Entry:
+    return Entry(
+        id=document["_id"],
+        kind=document["kind"],
+        name=document["name"],
+        size=document["size"],
+        state=document["state"],
+        attempts=document.get("attempts", 0),
+        reason=document.get("reason"),
+        detail=document.get("detail"),
+        counts=Counts(**document["counts"]),
+        catalog=document.get("catalog"),
+        run_id=document.get("run_id"),
+        claimed_at=document.get("claimed_at"),
+    )

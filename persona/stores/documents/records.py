@@ -1,0 +1,230 @@
+"""Messages and events as they were accepted: the truth that every projection is computed from. No ledger, no vectors."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pymongo import ASCENDING, DESCENDING, IndexModel
+from pymongo.collection import Collection
+from pymongo.database import Database
+from pymongo.errors import BulkWriteError
+
+from persona.schemas import Event
+from persona.stores.documents._errors import translated
+
+DUPLICATE_KEY = 11000
+INDEXES = [
+    IndexModel([("drop", ASCENDING)], name="by_drop"),
+    IndexModel([("user_id", ASCENDING), ("timestamp", DESCENDING)], name="by_user_and_time"),
+    # which of these users ever expressed anything? Answered without touching the records of those who only clicked.
+    IndexModel([("user_id", ASCENDING)], name="expressive", partialFilterExpression={"expressive": True}),
+    IndexModel([("timestamp", DESCENDING)], name="newest"),
+]
+NEGATIVE = [Event.DISMISS, Event.UNSUBSCRIBE]
+EVENT_COUNTS = {event.value: {"$sum": {"$cond": [{"$eq": ["$event", event.value]}, 1, 0]}} for event in Event}
+FOLD_PAIRS: list[dict[str, Any]] = [
+    {
+        "$group": {
+            "_id": {"user_id": "$user_id", "campaign_id": "$campaign_id"},
+            **EVENT_COUNTS,
+            "value": {"$sum": {"$ifNull": ["$value", 0]}},
+            "first_at": {"$min": "$timestamp"},
+            "last": {"$max": {"at": "$timestamp", "message_id": "$_id"}},
+            "last_negative_at": {"$max": {"$cond": [{"$in": ["$event", NEGATIVE]}, "$timestamp", None]}},
+            "last_positive_at": {"$max": {"$cond": [{"$in": ["$event", NEGATIVE]}, None, "$timestamp"]}},
+        }
+    }
+]
+HISTORY = {
+    "user_id": 1, "timestamp": 1, "text_hash": 1, "conversation_id": 1, "event": 1, "campaign_id": 1, "intent": 1,
+}  # fmt: skip
+FACT = {
+    "user_id": 1, "timestamp": 1, "text_hash": 1, "drop": 1, "event": 1, "campaign_id": 1, "intent": 1, "channel": 1, "value": 1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """A record whose id is taken by another record with other content."""
+
+    index: int
+    """Position in the batch that was inserted."""
+    existing_drop: str
+    existing_line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inserted:
+    """What became of a batch: every record is in exactly one of the three."""
+
+    accepted: int
+    duplicate: int
+    conflicts: list[Conflict]
+    new: int
+    """Of the accepted, those that were not there before."""
+
+
+@translated
+class Records:
+    """The accepted records, keyed by message id."""
+
+    def __init__(self, database: Database[dict[str, Any]]) -> None:
+        self._records: Collection[dict[str, Any]] = database["records"]
+
+    def ensure_indexes(self) -> None:
+        """Create what the queries need; harmless when there."""
+        self._records.create_indexes(INDEXES)
+
+    def insert(self, batch: Sequence[dict[str, Any]]) -> Inserted:
+        """Insert documents (see `intake.records.to_document`), the first of an id wins.
+
+        One that is there from the same (drop, line) counts as accepted again, so that a retried drop ends with the same counts.
+        """
+        try:
+            self._records.insert_many(batch, ordered=False)
+        except BulkWriteError as error:
+            failures = error.details["writeErrors"]
+            if any(failure["code"] != DUPLICATE_KEY for failure in failures):
+                raise
+            return self._settle(batch, [failure["index"] for failure in failures])
+        return Inserted(accepted=len(batch), duplicate=0, conflicts=[], new=len(batch))
+
+    def _settle(self, batch: Sequence[dict[str, Any]], refused: list[int]) -> Inserted:
+        ids = [batch[index]["_id"] for index in refused]
+        existing = {
+            found["_id"]: found for found in self._records.find({"_id": {"$in": ids}}, {"digest": 1, "drop": 1, "line": 1})
+        }
+        again, duplicate, conflicts = 0, 0, []
+        for index in refused:
+            ours, theirs = batch[index], existing[batch[index]["_id"]]
+            if theirs["digest"] != ours["digest"]:
+                conflicts.append(Conflict(index, theirs["drop"], theirs["line"]))
+            elif (theirs["drop"], theirs["line"]) == (ours["drop"], ours["line"]):
+                again += 1
+            else:
+                duplicate += 1
+        new = len(batch) - len(refused)
+        return Inserted(accepted=new + again, duplicate=duplicate, conflicts=conflicts, new=new)
+
+    # -- what a set of drops touched --------------------------------------------------------------------------------------
+
+    def users_of(self, drops: Sequence[str]) -> list[str]:
+        """The distinct users with a record from these drops, in a stable order."""
+        groups = self._records.aggregate(
+            [{"$match": {"drop": {"$in": list(drops)}}}, {"$group": {"_id": "$user_id"}}, {"$sort": {"_id": 1}}],
+            allowDiskUse=True,
+        )
+        return [group["_id"] for group in groups]
+
+    def pairs_of(self, drops: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """The distinct (user, campaign) pairs with a record from these drops, grouped by user."""
+        groups = self._records.aggregate(
+            [
+                {"$match": {"drop": {"$in": list(drops)}, "campaign_id": {"$exists": True}}},
+                {"$group": {"_id": {"user_id": "$user_id", "campaign_id": "$campaign_id"}}},
+                {"$sort": {"_id.user_id": 1}},
+            ],
+            allowDiskUse=True,
+        )
+        for group in groups:
+            yield group["_id"]["user_id"], group["_id"]["campaign_id"]
+
+    def texts_of(self, drops: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """Each distinct text of these drops once, as (hash, text), shortest first."""
+        groups = self._records.aggregate(
+            [
+                {"$match": {"drop": {"$in": list(drops)}, "text_hash": {"$exists": True}}},
+                {"$group": {"_id": "$text_hash", "text": {"$first": "$message"}}},
+                {"$set": {"length": {"$strLenCP": "$text"}}},
+                {"$sort": {"length": 1, "_id": 1}},
+            ],
+            allowDiskUse=True,
+        )
+        for group in groups:
+            yield group["_id"], group["text"]
+
+    def text_hashes_of(self, drops: Sequence[str]) -> Iterator[str]:
+        """The distinct text hashes of these drops."""
+        groups = self._records.aggregate(
+            [{"$match": {"drop": {"$in": list(drops)}, "text_hash": {"$exists": True}}}, {"$group": {"_id": "$text_hash"}}],
+            allowDiskUse=True,
+        )
+        for group in groups:
+            yield group["_id"]
+
+    def engagements_of_drops(self, drops: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """The records of these drops that name a campaign (fields of `FACT`)."""
+        yield from self._records.find({"drop": {"$in": list(drops)}, "campaign_id": {"$exists": True}}, FACT, batch_size=10_000)
+
+    # -- the truth about people -------------------------------------------------------------------------------------------
+
+    def folded_pairs(self, users: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Every (user, campaign) pair of these users: counts by event, value, first and last time."""
+        yield from self._records.aggregate(
+            [{"$match": {"user_id": {"$in": list(users)}, "campaign_id": {"$exists": True}}}, *FOLD_PAIRS], allowDiskUse=True
+        )
+
+    def expressive_among(self, users: Sequence[str]) -> list[str]:
+        """Which of these users ever sent a text or had an intent given."""
+        groups = self._records.aggregate(
+            [{"$match": {"user_id": {"$in": list(users)}, "expressive": True}}, {"$group": {"_id": "$user_id"}}],
+            hint="expressive",
+        )
+        return sorted(group["_id"] for group in groups)
+
+    def histories(self, users: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """All records of these users (fields of `HISTORY`), by user, then time, then id."""
+        yield from self._records.find({"user_id": {"$in": list(users)}}, HISTORY, batch_size=10_000).sort(
+            [("user_id", ASCENDING), ("timestamp", ASCENDING), ("_id", ASCENDING)]
+        )
+
+    def decisions_of(self, user_id: str, *, impressions_since: datetime) -> list[dict[str, Any]]:
+        """What policy looks at: the user's conversions, dismissals, unsubscriptions, and impressions since a time."""
+        lasting = {"user_id": user_id, "event": {"$in": ["conversion", "dismiss", "unsubscribe"]}}
+        recent = {"user_id": user_id, "event": "impression", "timestamp": {"$gte": impressions_since}}
+        return list(self._records.find({"$or": [lasting, recent]}, {"event": 1, "campaign_id": 1, "channel": 1, "timestamp": 1}))
+
+    def someone(self) -> str | None:
+        """A person who expressed something, if there is any: to show what an answer looks like."""
+        found = self._records.find_one({"expressive": True}, {"user_id": 1}, hint="expressive", sort=[("user_id", ASCENDING)])
+        return found["user_id"] if found else None
+
+    def newest_timestamp(self) -> datetime | None:
+        """The time of the newest accepted record, UTC."""
+        newest = self._records.find_one({}, {"timestamp": 1}, sort=[("timestamp", DESCENDING)])
+        return newest["timestamp"] if newest else None
+
+    def count(self, drops: Iterable[str] | None = None) -> int:
+        """The number of records, of these drops or altogether."""
+        query: Mapping[str, Any] = {} if drops is None else {"drop": {"$in": list(drops)}}
+        return self._records.count_documents(query) if query else self._records.estimated_document_count()
+
+    def count_engagements(self, drops: Sequence[str] | None = None) -> int:
+        """The number of records that name a campaign, of these drops or altogether."""
+        scope = {} if drops is None else {"drop": {"$in": list(drops)}}
+        return self._records.count_documents({**scope, "campaign_id": {"$exists": True}})
+
+    def count_users(self) -> int:
+        """The number of distinct users."""
+        return self._count_groups({}, "$user_id")
+
+    def count_speakers(self) -> int:
+        """The number of distinct users who ever sent a text."""
+        return self._count_groups({"text_hash": {"$exists": True}}, "$user_id")
+
+    def count_pairs(self) -> int:
+        """The number of distinct (user, campaign) pairs."""
+        return self._count_groups({"campaign_id": {"$exists": True}}, {"user": "$user_id", "campaign": "$campaign_id"})
+
+    def _count_groups(self, query: dict[str, Any], key: Any) -> int:
+        counted = self._records.aggregate([{"$match": query}, {"$group": {"_id": key}}, {"$count": "n"}], allowDiskUse=True)
+        return next((int(found["n"]) for found in counted), 0)
+
+    def flawed_of(self, drops: Sequence[str], *, limit: int) -> list[dict[str, Any]]:
+        """Records of these drops without an id, a user or a time, as (drop, line); empty when all is well."""
+        query = {
+            "drop": {"$in": list(drops)},
+            "$or": [{"_id": {"$in": [None, ""]}}, {"user_id": {"$in": [None, ""]}}, {"timestamp": None}],
+        }
+        return list(self._records.find(query, {"_id": 0, "drop": 1, "line": 1}).limit(limit))

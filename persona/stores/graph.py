@@ -1,0 +1,425 @@
+"""Who engaged with what, and who means what: people, campaigns and intents in Neo4j over Bolt.
+
+A projection of MongoDB: every write can be repeated, the whole graph rebuilt. Weights and counts are computed elsewhere.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, TypeVar
+
+import stamina
+from neo4j import (
+    READ_ACCESS,
+    WRITE_ACCESS,
+    Driver,
+    GraphDatabase,
+    ManagedTransaction,
+    Record,
+    Session,
+    unit_of_work,
+)
+from neo4j.exceptions import AuthError, ConstraintError, DriverError, Neo4jError
+
+from persona.errors import PersonaError, StoreRefused, StoreUnavailable
+from persona.schemas import Campaign, Engagement, Event, ExpressedIntent, NeighbourVote
+from persona.stores._chunks import chunks
+
+# What both ends of the subset understand, Neo4j 5 and ArcadeDB: both ends of a relationship bound before it is MERGEd, no APOC,
+# no dynamic labels, times as integers.
+
+CONSTRAINTS = (
+    "CREATE CONSTRAINT user_id IF NOT EXISTS FOR (user:User) REQUIRE user.user_id IS UNIQUE",
+    "CREATE CONSTRAINT campaign_id IF NOT EXISTS FOR (campaign:Campaign) REQUIRE campaign.campaign_id IS UNIQUE",
+    "CREATE CONSTRAINT intent IF NOT EXISTS FOR (intent:Intent) REQUIRE intent.intent IS UNIQUE",
+)
+
+MERGE_USERS = "UNWIND $rows AS user_id MERGE (:User {user_id: user_id}) RETURN count(*) AS n"
+MERGE_CAMPAIGNS = "UNWIND $rows AS campaign_id MERGE (:Campaign {campaign_id: campaign_id}) RETURN count(*) AS n"
+MERGE_INTENTS = "UNWIND $rows AS intent MERGE (:Intent {intent: intent}) RETURN count(*) AS n"
+
+DESCRIBE_CAMPAIGNS = """
+UNWIND $rows AS row
+MATCH (campaign:Campaign {campaign_id: row.campaign_id})
+SET campaign.name = row.name, campaign.status = row.status
+RETURN count(*) AS n
+"""
+
+FORGET_STALE_ADDRESSES = """
+UNWIND $rows AS row
+MATCH (campaign:Campaign {campaign_id: row.campaign_id})-[stale:ADDRESSES]->(intent:Intent)
+WHERE NOT intent.intent IN row.intents
+DELETE stale
+RETURN count(*) AS n
+"""
+
+MERGE_ADDRESSES = """
+UNWIND $rows AS row
+MATCH (campaign:Campaign {campaign_id: row.campaign_id})
+MATCH (intent:Intent {intent: row.intent})
+MERGE (campaign)-[:ADDRESSES]->(intent)
+RETURN count(*) AS n
+"""
+
+MERGE_ENGAGEMENTS = """
+UNWIND $rows AS row
+MATCH (user:User {user_id: row.user_id})
+MATCH (campaign:Campaign {campaign_id: row.campaign_id})
+MERGE (user)-[engaged:ENGAGED]->(campaign)
+SET engaged = row.properties
+RETURN count(*) AS n
+"""
+
+FORGET_STALE_EXPRESSED = """
+UNWIND $rows AS row
+MATCH (user:User {user_id: row.user_id})-[stale:EXPRESSED]->(intent:Intent)
+WHERE NOT intent.intent IN row.intents
+DELETE stale
+RETURN count(*) AS n
+"""
+
+MERGE_EXPRESSED = """
+UNWIND $rows AS row
+MATCH (user:User {user_id: row.user_id})
+MATCH (intent:Intent {intent: row.intent})
+MERGE (user)-[expressed:EXPRESSED]->(intent)
+SET expressed = row.properties
+RETURN count(*) AS n
+"""
+
+CAMPAIGNS_OF = """
+UNWIND $neighbours AS neighbour
+MATCH (user:User {user_id: neighbour.user_id})-[engaged:ENGAGED]->(campaign:Campaign)
+WHERE engaged.weight > 0
+WITH campaign.campaign_id AS campaign_id, neighbour.user_id AS user_id,
+     neighbour.similarity * engaged.weight AS pull,
+     CASE WHEN engaged.last_at_ms < $now_ms THEN $now_ms - engaged.last_at_ms ELSE 0 END AS age_ms
+RETURN campaign_id, sum(pull * exp(-$decay_per_ms * age_ms)) AS score, count(DISTINCT user_id) AS users
+ORDER BY score DESC, campaign_id
+LIMIT $limit
+"""
+
+HISTORY_OF = """
+MATCH (:User {user_id: $user_id})-[engaged:ENGAGED]->(campaign:Campaign)
+RETURN campaign.campaign_id AS campaign_id, properties(engaged) AS properties
+ORDER BY properties.last_at_ms DESC, campaign_id
+"""
+
+INTENTS_OF = """
+MATCH (:User {user_id: $user_id})-[expressed:EXPRESSED]->(intent:Intent)
+RETURN intent.intent AS intent, properties(expressed) AS properties
+ORDER BY properties.last_at_ms DESC, intent
+"""
+
+CAMPAIGNS_FOR_INTENTS = """
+UNWIND $rows AS row
+MATCH (campaign:Campaign)-[:ADDRESSES]->(:Intent {intent: row})
+RETURN row AS intent, collect(campaign.campaign_id) AS campaign_ids
+"""
+
+FOUND_USERS = "UNWIND $rows AS row MATCH (user:User {user_id: row}) RETURN user.user_id AS user_id"
+
+# From the people's side: a campaign may have every person there is at its other end.
+FOUND_ENGAGEMENTS = """
+UNWIND $rows AS row
+MATCH (:User {user_id: row})-[:ENGAGED]->(campaign:Campaign)
+RETURN row AS user_id, campaign.campaign_id AS campaign_id
+"""
+
+INCOMPLETE_ENDS = """
+UNWIND $rows AS row
+MATCH (:User {user_id: row})-[]->(target)
+WHERE (target.campaign_id IS NULL AND target.intent IS NULL) OR NOT (target:Campaign OR target:Intent)
+RETURN DISTINCT elementId(target) AS element
+LIMIT $limit
+"""
+
+T = TypeVar("T")
+Countable = Literal["User", "Campaign", "Intent", "ENGAGED", "EXPRESSED", "ADDRESSES"]
+COUNTS: Mapping[Countable, str] = {
+    "User": "MATCH (node:User) RETURN count(node) AS n",
+    "Campaign": "MATCH (node:Campaign) RETURN count(node) AS n",
+    "Intent": "MATCH (node:Intent) RETURN count(node) AS n",
+    "ENGAGED": "MATCH (:User)-[tie:ENGAGED]->(:Campaign) RETURN count(tie) AS n",
+    "EXPRESSED": "MATCH (:User)-[tie:EXPRESSED]->(:Intent) RETURN count(tie) AS n",
+    "ADDRESSES": "MATCH (:Campaign)-[tie:ADDRESSES]->(:Intent) RETURN count(tie) AS n",
+}
+
+# Relationships first, both in parts: a server with a small heap refuses to detach a campaign from everyone in one transaction.
+CLEAR_STEPS = (
+    "MATCH (:User)-[tie]->() WITH tie LIMIT $batch DELETE tie RETURN count(*) AS n",
+    "MATCH (:Campaign)-[tie]->() WITH tie LIMIT $batch DELETE tie RETURN count(*) AS n",
+    "MATCH (node:User|Campaign|Intent) WITH node LIMIT $batch DETACH DELETE node RETURN count(*) AS n",
+)
+
+PING = "RETURN 1 AS n"
+
+BATCH = 5_000
+MS_PER_DAY = 86_400_000
+LN_2 = 0.6931471805599453
+CONSTRAINT_ATTEMPTS = 6
+
+
+class Graph:
+    """The engagement graph of one database."""
+
+    def __init__(self, driver: Driver, *, database: str, timeout_seconds: float) -> None:
+        self._driver = driver
+        self._database = database
+        self._timeout = timeout_seconds
+
+    # -- writing --------------------------------------------------------------------------------------------------------
+
+    def upsert_users(self, user_ids: Iterable[str]) -> int:
+        """Make sure that these people are in the graph; return how many."""
+        return sum(self._write((MERGE_USERS, part)) for part in chunks(sorted(set(user_ids)), BATCH))
+
+    def upsert_campaigns(self, campaigns: Sequence[Campaign]) -> int:
+        """Write names, statuses and addressed intents, remove the intents no longer addressed; return how many campaigns."""
+        written = 0
+        for part in chunks(campaigns, BATCH):
+            rows = [campaign.model_dump(include={"campaign_id", "name", "status", "intents"}) for campaign in part]
+            addresses = [{"campaign_id": row["campaign_id"], "intent": intent} for row in rows for intent in row["intents"]]
+            written += self._write(
+                (MERGE_ADDRESSES, addresses),
+                (FORGET_STALE_ADDRESSES, rows),
+                (DESCRIBE_CAMPAIGNS, rows),
+                ends=(
+                    (MERGE_CAMPAIGNS, [row["campaign_id"] for row in rows]),
+                    (MERGE_INTENTS, [address["intent"] for address in addresses]),
+                ),
+            )
+        return written
+
+    def upsert_engagements(self, engagements: Sequence[Engagement]) -> int:
+        """Write each (user, campaign) pair once, whatever was there before; return the number of relationships written."""
+        return sum(
+            self._write(
+                (MERGE_ENGAGEMENTS, [_engagement_row(engagement) for engagement in part]),
+                ends=(
+                    (MERGE_USERS, [engagement.user_id for engagement in part]),
+                    (MERGE_CAMPAIGNS, [engagement.campaign_id for engagement in part]),
+                ),
+            )
+            for part in chunks(_last_of_each(engagements, key=lambda engaged: (engaged.user_id, engaged.campaign_id)), BATCH)
+        )
+
+    def upsert_expressed(self, expressed: Sequence[ExpressedIntent]) -> int:
+        """Write each (user, intent) pair once, whatever was there before; return the number of relationships written."""
+        return sum(
+            self._write(_expressed_step(part), ends=_expressed_ends(part))
+            for part in chunks(_last_of_each(expressed, key=lambda pair: (pair.user_id, pair.intent)), BATCH)
+        )
+
+    def replace_expressed(self, user_ids: Iterable[str], expressed: Sequence[ExpressedIntent]) -> int:
+        """Make `expressed` all that these people express: written as `upsert_expressed` does, anything else of theirs removed."""
+        of_user: dict[str, list[ExpressedIntent]] = {user_id: [] for user_id in user_ids}
+        for pair in _last_of_each(expressed, key=lambda pair: (pair.user_id, pair.intent)):
+            of_user.setdefault(pair.user_id, []).append(pair)
+        written = 0
+        for part in chunks(sorted(of_user), BATCH // 5):
+            pairs = [pair for user_id in part for pair in of_user[user_id]]
+            stale = [{"user_id": user_id, "intents": [pair.intent for pair in of_user[user_id]]} for user_id in part]
+            written += self._write((FORGET_STALE_EXPRESSED, stale), _expressed_step(pairs), ends=_expressed_ends(pairs))
+        return written
+
+    def clear(self) -> None:
+        """Remove every person, campaign and intent, and what ties them."""
+        for step in CLEAR_STEPS:
+            while self._write((step, [])):
+                pass
+
+    # -- retrieving -----------------------------------------------------------------------------------------------------
+
+    def campaigns_of(
+        self, neighbours: Mapping[str, float], *, now_ms: int, half_life_days: float, limit: int
+    ) -> list[NeighbourVote]:
+        """What these people are positively tied to, best first; `neighbours` maps user id to similarity.
+
+        A tie counts similarity x weight x 0.5 ** (age / half-life), its age taken at `now_ms` (UTC epoch) and never below zero.
+        """
+        records = self._read(
+            CAMPAIGNS_OF,
+            neighbours=[{"user_id": user_id, "similarity": float(nearness)} for user_id, nearness in neighbours.items()],
+            now_ms=now_ms,
+            decay_per_ms=LN_2 / (half_life_days * MS_PER_DAY),
+            limit=limit,
+        )
+        return [NeighbourVote(record["campaign_id"], record["score"], record["users"]) for record in records]
+
+    def history_of(self, user_id: str) -> list[Engagement]:
+        """Everything the person is tied to, newest first."""
+        return [
+            Engagement(
+                user_id=user_id,
+                campaign_id=record["campaign_id"],
+                weight=record["properties"]["weight"],
+                value=record["properties"]["value"],
+                counts={event.value: record["properties"][event] for event in Event if event in record["properties"]},
+                first_at_ms=record["properties"]["first_at_ms"],
+                last_at_ms=record["properties"]["last_at_ms"],
+                last_message_id=record["properties"]["last_message_id"],
+            )
+            for record in self._read(HISTORY_OF, user_id=user_id)
+        ]
+
+    def intents_of(self, user_id: str) -> list[ExpressedIntent]:
+        """What the person has expressed, newest first."""
+        return [
+            ExpressedIntent(user_id=user_id, intent=record["intent"], **record["properties"])
+            for record in self._read(INTENTS_OF, user_id=user_id)
+        ]
+
+    def campaigns_for_intents(self, intents: Iterable[str]) -> dict[str, list[str]]:
+        """Each of `intents` to the sorted ids of the campaigns that address it."""
+        wanted = sorted(set(intents))
+        found = {record["intent"]: sorted(record["campaign_ids"]) for record in self._read(CAMPAIGNS_FOR_INTENTS, rows=wanted)}
+        return {intent: found.get(intent, []) for intent in wanted}
+
+    # -- checking -------------------------------------------------------------------------------------------------------
+
+    def missing_users(self, user_ids: Iterable[str]) -> list[str]:
+        """Those of `user_ids` that the graph does not know, sorted."""
+        wanted = set(user_ids)
+        for part in chunks(sorted(wanted), BATCH):
+            wanted -= {record["user_id"] for record in self._read(FOUND_USERS, rows=part)}
+        return sorted(wanted)
+
+    def missing_engagements(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Those of the (user id, campaign id) `pairs` that no ENGAGED ties, sorted."""
+        wanted = set(pairs)
+        for part in chunks(sorted({user_id for user_id, _ in wanted}), BATCH):
+            wanted -= {(record["user_id"], record["campaign_id"]) for record in self._read(FOUND_ENGAGEMENTS, rows=part)}
+        return sorted(wanted)
+
+    def incomplete_ends(self, user_ids: Iterable[str], *, limit: int) -> list[str]:
+        """Element ids of up to `limit` nodes tied to these people that are neither a campaign nor an intent with its id."""
+        found: list[str] = []
+        for part in chunks(sorted(set(user_ids)), BATCH):
+            found += [record["element"] for record in self._read(INCOMPLETE_ENDS, rows=part, limit=limit)]
+            if len(set(found)) >= limit:
+                break
+        return list(dict.fromkeys(found))[:limit]
+
+    def count(self, what: Countable) -> int:
+        """How many nodes of a label, or relationships of a type, there are."""
+        return int(self._read(COUNTS[what])[0]["n"])
+
+    def ping(self) -> None:
+        """Return when the server answers; raise `StoreUnavailable` or `StoreRefused`."""
+        self._read(PING)
+
+    # -- one transaction each -------------------------------------------------------------------------------------------
+
+    def _session(self, access: str) -> Session:
+        return self._driver.session(
+            database=self._database,
+            default_access_mode=access,
+            # Within one process every read sees the writes before it, on a cluster too.
+            bookmark_manager=self._driver.execute_query_bookmark_manager,
+        )
+
+    def _read(self, query: str, **parameters: Any) -> list[Record]:
+        @unit_of_work(timeout=self._timeout)
+        def work(transaction: ManagedTransaction) -> list[Record]:
+            return list(transaction.run(query, parameters))
+
+        with _translated(), self._session(READ_ACCESS) as session:
+            return session.execute_read(work)
+
+    def _write(self, *steps: tuple[str, list[Any]], ends: Sequence[tuple[str, list[str]]] = ()) -> int:
+        """Run `ends` (ids to MERGE) and then `steps` as one transaction; return the last step's count."""
+
+        def work(transaction: ManagedTransaction) -> int:
+            for query, identifiers in ends:
+                # Sorted, so that two writers meet in one order and do not wait for each other.
+                transaction.run(query, rows=sorted(set(identifiers))).consume()
+            counts = [transaction.run(query, rows=rows, batch=BATCH).single(strict=True)["n"] for query, rows in steps]
+            return int(counts[-1])
+
+        # execute_write repeats transient errors itself. Two writers that MERGE the same new node may also end in a
+        # ConstraintError, which the driver takes for final.
+        with _translated():
+            for attempt in stamina.retry_context(
+                on=ConstraintError, attempts=CONSTRAINT_ATTEMPTS, wait_initial=0.05, wait_jitter=0.05, wait_max=1
+            ):
+                with attempt, self._session(WRITE_ACCESS) as session:
+                    return session.execute_write(work)
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+@contextmanager
+def open_graph(url: str, *, user: str, password: str, database: str = "neo4j", timeout_seconds: float = 10) -> Iterator[Graph]:
+    """Connect within `timeout_seconds`, make sure of the constraints, hand the store out, close.
+
+    Raises `StoreUnavailable` or `StoreRefused`.
+    """
+    driver = GraphDatabase.driver(
+        url,
+        auth=(user, password),
+        connection_timeout=timeout_seconds,
+        connection_acquisition_timeout=timeout_seconds,
+        max_transaction_retry_time=timeout_seconds,
+        initial_retry_delay=0.05,  # the driver's own, a second, doubles past the timeout
+        notifications_min_severity="OFF",
+    )
+    with driver:
+        graph = Graph(driver, database=database, timeout_seconds=timeout_seconds)
+        with _translated():
+            driver.verify_connectivity()
+            for constraint in CONSTRAINTS:
+                driver.execute_query(constraint, database_=database)
+        yield graph
+
+
+def _last_of_each(items: Iterable[T], *, key: Callable[[T], tuple[str, str]]) -> list[T]:
+    return list({key(item): item for item in items}.values())
+
+
+def _engagement_row(engagement: Engagement) -> dict[str, Any]:
+    return {
+        "user_id": engagement.user_id,
+        "campaign_id": engagement.campaign_id,
+        "properties": {
+            **engagement.counts,
+            "weight": float(engagement.weight),
+            "value": float(engagement.value),
+            "first_at_ms": engagement.first_at_ms,
+            "last_at_ms": engagement.last_at_ms,
+            "last_message_id": engagement.last_message_id,
+        },
+    }
+
+
+def _expressed_step(pairs: Iterable[ExpressedIntent]) -> tuple[str, list[Any]]:
+    rows = [
+        {
+            "user_id": pair.user_id,
+            "intent": pair.intent,
+            "properties": {"count": pair.count, "last_at_ms": pair.last_at_ms, "last_message_id": pair.last_message_id},
+        }
+        for pair in pairs
+    ]
+    return MERGE_EXPRESSED, rows
+
+
+def _expressed_ends(pairs: Sequence[ExpressedIntent]) -> list[tuple[str, list[str]]]:
+    return [(MERGE_USERS, [pair.user_id for pair in pairs]), (MERGE_INTENTS, [pair.intent for pair in pairs])]
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (DriverError, Neo4jError) as error:
+        raise _in_our_words(error) from error
+
+
+def _in_our_words(error: DriverError | Neo4jError) -> PersonaError:
+    # Codes and class names only: a server's message may quote the ids in the query.
+    if isinstance(error, AuthError):
+        return StoreRefused("neo4j refused the credentials", hint="Check NEO4J_USER and NEO4J_PASSWORD.")
+    if isinstance(error, DriverError):
+        return StoreUnavailable("neo4j", type(error).__name__)
+    if error.is_retryable() or "TransactionTimedOut" in (error.code or ""):
+        return StoreUnavailable("neo4j", error.code or "a transient error")
+    return StoreRefused(f"neo4j refused: {error.code}", hint="Check the server's log, its disk and the user's rights.")

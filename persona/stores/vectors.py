@@ -1,0 +1,387 @@
+"""Who and what is near whom: vectors of people, conversations and campaigns in Milvus.
+
+A projection of MongoDB: every write can be repeated, a whole version rebuilt beside the old one. Nothing is embedded here.
+"""
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, Self
+
+import grpc
+import numpy as np
+import stamina
+from pymilvus import DataType, MilvusClient, MilvusException
+
+from persona.errors import (
+    EmbeddingMismatch,
+    PersonaError,
+    StoreRefused,
+    StoreUnavailable,
+)
+from persona.schemas import Conversation, SimilarConversation, UserProfile, Vector
+from persona.stores._chunks import chunks
+
+Collection = Literal["users", "conversations", "campaigns"]
+
+VARCHAR_BYTES = 1024  # 256 characters of at most four UTF-8 bytes
+FIELDS: Mapping[Collection, Mapping[str, Mapping[str, Any]]] = {
+    "users": {
+        "user_id": {"datatype": DataType.VARCHAR, "max_length": VARCHAR_BYTES},
+        "messages": {"datatype": DataType.INT64},
+        "last_at_ms": {"datatype": DataType.INT64},
+    },
+    "conversations": {
+        "user_key": {"datatype": DataType.VARCHAR, "max_length": 32},
+        "user_id": {"datatype": DataType.VARCHAR, "max_length": VARCHAR_BYTES},
+        "messages": {"datatype": DataType.INT64},
+        "started_at_ms": {"datatype": DataType.INT64},
+        "ended_at_ms": {"datatype": DataType.INT64},
+        "outcomes": {"datatype": DataType.JSON},
+    },
+    "campaigns": {"campaign_id": {"datatype": DataType.VARCHAR, "max_length": VARCHAR_BYTES}},
+}
+"""Besides `id`, the hex primary key, and `vector`."""
+
+NOT_THIS_KEY = 'id != "{key}"'
+NOT_OF_THIS_USER = 'user_key != "{key}"'
+OF_THESE_USERS = "user_key in {keys}"
+WITH_PREFIX = '{filter} and id like "{prefix}%"'
+
+UPSERT_ROWS = 2_000  # the local server takes about 50 ms for an upsert however small; gRPC messages end at 64 MB
+KEYS_PER_CALL = 10_000  # a query silently stops at 16,383 rows
+USERS_PER_FILTER = 1_000
+OUTCOMES_BYTES = 60_000  # a JSON field ends at 65,536 bytes
+WRITE_PATIENCE = 6  # a batch of vectors may take this many times as long as a read
+
+# A check that follows a write must see it, from whichever process the write came: Strong. A search serves people and may lag by
+# the server's few seconds of staleness: Bounded, which on a loaded server is many times faster.
+EXACT = "Strong"
+PROMPT = "Bounded"
+
+CONNECT_FAILED = 2
+COLLECTION_NOT_FOUND = 100
+HEX = re.compile(r"[0-9a-f]{1,64}")
+VERSION = re.compile(r"[A-Za-z0-9_]{1,64}")
+
+# The driver logs every failure with a traceback before it raises it; what it raises is translated here and told once.
+logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+
+
+class VectorStore:
+    """Nearest people, conversations and campaigns of one version of the collections; nobody, before `prepare` has made them."""
+
+    def __init__(self, client: MilvusClient, *, version: str, index: str, timeout: float) -> None:
+        if not VERSION.fullmatch(version):
+            raise ValueError("version must be 1 to 64 letters, digits or underscores")
+        self._client = client
+        self._version = version
+        self._index = index
+        self._timeout = timeout
+
+    def at(self, version: str) -> Self:
+        """Another version of the collections, on the same connection."""
+        return type(self)(self._client, version=version, index=self._index, timeout=self._timeout)
+
+    def prepare(self, dimension: int) -> None:
+        """Make this version's collections, empty, for vectors of this many dimensions; harmless when they are there.
+
+        Raises `EmbeddingMismatch` where they exist with another dimension.
+        """
+        for collection in FIELDS:
+            # Another process may be making the same collection: what it has made by then is found on the next attempt.
+            for attempt in stamina.retry_context(on=_lost_a_race, attempts=4, wait_initial=0.05, wait_jitter=0.05):
+                with attempt:
+                    _ensure(self._client, collection, self._name(collection), dimension, self._index, self._timeout)
+
+    # -- writing --------------------------------------------------------------------------------------------------------
+
+    def upsert_users(self, profiles: Sequence[UserProfile]) -> int:
+        """Write each person's profile once, whatever was there before; return the number of people written."""
+        return self._upsert(
+            "users",
+            [
+                {
+                    "id": key_of(profile.user_id),
+                    "user_id": profile.user_id,
+                    "messages": profile.messages,
+                    "last_at_ms": profile.last_at_ms,
+                    "vector": profile.vector,
+                }
+                for profile in profiles
+            ],
+        )
+
+    def upsert_conversations(self, conversations: Sequence[Conversation]) -> int:
+        """Write each conversation once, whatever was there before; return the number written. Their ids must be hex."""
+        return self._upsert(
+            "conversations",
+            [
+                {
+                    "id": _hex(conversation.conversation_id),
+                    "user_key": key_of(conversation.user_id),
+                    "user_id": conversation.user_id,
+                    "messages": conversation.messages,
+                    "started_at_ms": conversation.started_at_ms,
+                    "ended_at_ms": conversation.ended_at_ms,
+                    "outcomes": _fitting(conversation.outcomes),
+                    "vector": conversation.vector,
+                }
+                for conversation in conversations
+            ],
+        )
+
+    def upsert_campaigns(self, vectors: Mapping[str, Vector]) -> int:
+        """Write each campaign's vector, by campaign id, once; return the number written."""
+        rows = [{"id": key_of(campaign), "campaign_id": campaign, "vector": vector} for campaign, vector in vectors.items()]
+        return self._upsert("campaigns", rows)
+
+    def delete_users(self, user_ids: Iterable[str]) -> None:
+        """Remove these people's profiles; those that are not there are no error."""
+        self._delete("users", map(key_of, user_ids))
+
+    def delete_conversations(self, conversation_ids: Iterable[str]) -> None:
+        """Remove these conversations; those that are not there are no error."""
+        self._delete("conversations", map(_hex, conversation_ids))
+
+    def delete_campaigns(self, campaign_ids: Iterable[str]) -> None:
+        """Remove these campaigns' vectors; those that are not there are no error."""
+        self._delete("campaigns", map(key_of, campaign_ids))
+
+    def drop(self) -> None:
+        """Remove this version's collections whole; the store is of no use afterwards."""
+        with _translated():
+            for collection in FIELDS:
+                self._client.drop_collection(self._name(collection), timeout=self._timeout * WRITE_PATIENCE)
+
+    # -- searching ------------------------------------------------------------------------------------------------------
+
+    def user_vector(self, user_id: str) -> Vector | None:
+        """The person's profile, shape (dimension,), or None where there is none."""
+        rows = self._get("users", [key_of(user_id)], ["vector"], consistency=PROMPT)
+        return np.asarray(rows[0]["vector"], dtype=np.float32) if rows else None
+
+    def similar_users(self, vector: Vector, *, limit: int, exclude: str | None = None) -> list[tuple[str, float]]:
+        """The `limit` (at most 16,384) people nearest to `vector` without `exclude`, as (user id, cosine), nearest first."""
+        narrowed = NOT_THIS_KEY.format(key=key_of(exclude)) if exclude is not None else ""
+        hits = self._search("users", vector, limit, narrowed, ["user_id"])
+        return [(hit["entity"]["user_id"], float(hit["distance"])) for hit in hits]
+
+    def similar_conversations(self, vector: Vector, *, limit: int, exclude_user: str | None = None) -> list[SimilarConversation]:
+        """The `limit` (at most 16,384) conversations nearest to `vector`, none of them of `exclude_user`, nearest first."""
+        narrowed = NOT_OF_THIS_USER.format(key=key_of(exclude_user)) if exclude_user is not None else ""
+        hits = self._search("conversations", vector, limit, narrowed, ["ended_at_ms", "outcomes"])
+        return [
+            SimilarConversation(float(hit["distance"]), int(hit["entity"]["ended_at_ms"]), dict(hit["entity"]["outcomes"]))
+            for hit in hits
+        ]
+
+    def similar_campaigns(self, vector: Vector, *, limit: int) -> list[tuple[str, float]]:
+        """The `limit` (at most 16,384) campaigns nearest to `vector`, as (campaign id, cosine), nearest first."""
+        hits = self._search("campaigns", vector, limit, "", ["campaign_id"])
+        return [(hit["entity"]["campaign_id"], float(hit["distance"])) for hit in hits]
+
+    # -- checking -------------------------------------------------------------------------------------------------------
+
+    def conversation_ids_of(self, user_ids: Iterable[str]) -> set[str]:
+        """The ids of every conversation stored for these people."""
+        keys = sorted(set(map(key_of, user_ids)))
+        found: set[str] = set()
+        for part in chunks(keys, USERS_PER_FILTER):
+            found |= self._ids_matching("conversations", OF_THESE_USERS.format(keys=json.dumps(part)))
+        return found
+
+    def present_users(self, user_ids: Iterable[str]) -> set[str]:
+        """Those of `user_ids` that have a profile."""
+        by_key = {key_of(user_id): user_id for user_id in user_ids}
+        return {by_key[key] for key in self._present("users", list(by_key))}
+
+    def present_conversations(self, conversation_ids: Iterable[str]) -> set[str]:
+        """Those of `conversation_ids` that are stored."""
+        return self._present("conversations", sorted(set(map(_hex, conversation_ids))))
+
+    def count(self, collection: Collection) -> int:
+        """How many rows the collection holds."""
+        rows: Sequence[Any] = []
+        with _translated(), _nothing_there():
+            rows = self._client.query(
+                self._name(collection),
+                filter="",
+                output_fields=["count(*)"],
+                consistency_level=EXACT,
+                timeout=self._timeout,
+            )
+        return int(rows[0]["count(*)"]) if rows else 0
+
+    def ping(self) -> None:
+        """Return when the server answers; raise `StoreUnavailable` or `StoreRefused`."""
+        with _translated():
+            self._client.has_collection(self._name("users"), timeout=self._timeout)
+
+    # -- one call each --------------------------------------------------------------------------------------------------
+
+    def _name(self, collection: Collection) -> str:
+        return f"{collection}_{self._version}"
+
+    def _upsert(self, collection: Collection, rows: Iterable[dict[str, Any]]) -> int:
+        # One row a key: a server may keep either of two rows that share a key within one call.
+        distinct = list({row["id"]: row for row in rows}.values())
+        # No retries of our own: the driver repeats what is worth repeating until the timeout.
+        for part in chunks(distinct, UPSERT_ROWS):
+            with _translated():
+                self._client.upsert(self._name(collection), part, timeout=self._timeout * WRITE_PATIENCE)
+        return len(distinct)
+
+    def _delete(self, collection: Collection, keys: Iterable[str]) -> None:
+        for part in chunks(sorted(set(keys)), KEYS_PER_CALL):
+            with _translated():
+                self._client.delete(self._name(collection), ids=part, timeout=self._timeout * WRITE_PATIENCE)
+
+    def _search(self, collection: Collection, vector: Vector, limit: int, narrowed: str, fields: list[str]) -> Sequence[Any]:
+        answers: Sequence[Any] = [[]]
+        with _translated(), _nothing_there():
+            answers = self._client.search(
+                self._name(collection),
+                data=[np.asarray(vector, dtype=np.float32)],
+                limit=limit,
+                filter=narrowed,
+                output_fields=fields,
+                consistency_level=PROMPT,
+                timeout=self._timeout,
+            )
+        hits: Sequence[Any] = answers[0]
+        return hits
+
+    def _get(self, collection: Collection, keys: list[str], fields: list[str], *, consistency: str) -> Sequence[Any]:
+        rows: Sequence[Any] = []
+        with _translated(), _nothing_there():
+            rows = self._client.query(
+                self._name(collection),
+                ids=keys,
+                output_fields=fields,
+                consistency_level=consistency,
+                timeout=self._timeout,
+            )
+        return rows
+
+    def _present(self, collection: Collection, keys: list[str]) -> set[str]:
+        return {
+            row["id"] for part in chunks(keys, KEYS_PER_CALL) for row in self._get(collection, part, ["id"], consistency=EXACT)
+        }
+
+    def _ids_matching(self, collection: Collection, narrowed: str, prefix: str = "") -> set[str]:
+        """Every matching id, however many: where a page is full, the hex key space is cut in sixteen and asked again."""
+        rows: Sequence[Any] = []
+        with _translated(), _nothing_there():
+            rows = self._client.query(
+                self._name(collection),
+                filter=WITH_PREFIX.format(filter=narrowed, prefix=prefix) if prefix else narrowed,
+                output_fields=["id"],
+                limit=KEYS_PER_CALL,
+                consistency_level=EXACT,
+                timeout=self._timeout,
+            )
+        if len(rows) < KEYS_PER_CALL:
+            return {row["id"] for row in rows}
+        return {key for digit in "0123456789abcdef" for key in self._ids_matching(collection, narrowed, prefix + digit)}
+
+
+@contextmanager
+def open_vectors(
+    uri: str, *, token: str = "", version: str, index: str = "FLAT", timeout_seconds: float = 10
+) -> Iterator[VectorStore]:
+    """Connect within `timeout_seconds`, hand the store out, close.
+
+    `version` is the collections' suffix (letters, digits, `_`); `index` is any index type that the server knows. Raises
+    `StoreUnavailable`, `StoreRefused`.
+    """
+    with _translated():
+        client = MilvusClient(uri=uri, token=token, timeout=timeout_seconds, dedicated=True)
+    try:
+        yield VectorStore(client, version=version, index=index, timeout=timeout_seconds)
+    finally:
+        client.close()
+
+
+def key_of(identifier: str) -> str:
+    """The primary key that stands for an id: 32 hex digits, whatever the id is made of."""
+    return hashlib.sha256(identifier.encode()).hexdigest()[:32]
+
+
+def _ensure(client: MilvusClient, collection: Collection, name: str, dimension: int, index: str, timeout: float) -> None:
+    with _translated():
+        if not client.has_collection(name, timeout=timeout):
+            schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+            schema.add_field("id", DataType.VARCHAR, max_length=64, is_primary=True)
+            for field, properties in FIELDS[collection].items():
+                schema.add_field(field, **properties)
+            schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dimension)
+            client.create_collection(name, schema=schema, timeout=timeout)
+        fields = client.describe_collection(name, timeout=timeout)["fields"]
+        stored = next(int(field["params"]["dim"]) for field in fields if field["name"] == "vector")
+        if stored != dimension:
+            raise EmbeddingMismatch(
+                f"{name} holds vectors of {stored} dimensions, the settings' model makes {dimension}",
+                hint="Set the model that the vectors were made with, or `persona rebuild milvus_collection`.",
+            )
+        if not client.list_indexes(name, timeout=timeout):
+            wanted = MilvusClient.prepare_index_params()
+            wanted.add_index(field_name="vector", index_type=index, metric_type="COSINE", params={})
+            client.create_index(name, wanted, timeout=timeout)
+        client.load_collection(name, timeout=timeout)
+
+
+def _fitting(outcomes: Mapping[str, float]) -> dict[str, float]:
+    """The strongest outcomes that one JSON field can hold; all of them but for a conversation about thousands of campaigns."""
+    kept: dict[str, float] = {}
+    size = 2
+    for campaign, strength in sorted(outcomes.items(), key=lambda outcome: (-abs(outcome[1]), outcome[0])):
+        size += len(json.dumps(campaign)) + 32
+        if size > OUTCOMES_BYTES:
+            break
+        kept[campaign] = float(strength)
+    return kept
+
+
+def _hex(conversation_id: str) -> str:
+    if not HEX.fullmatch(conversation_id):
+        raise ValueError("a conversation's id must be 1 to 64 lower-case hex digits")
+    return conversation_id
+
+
+def _lost_a_race(error: Exception) -> bool:
+    return isinstance(error, StoreRefused)
+
+
+@contextmanager
+def _nothing_there() -> Iterator[None]:
+    """Reading collections that nobody has made finds nothing."""
+    try:
+        yield
+    except MilvusException as error:
+        if error.code != COLLECTION_NOT_FOUND and "collection not found" not in error.message.lower():
+            raise
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (MilvusException, grpc.RpcError) as error:
+        raise _in_our_words(error) from error
+
+
+def _in_our_words(error: Exception) -> PersonaError:
+    rpc = error if isinstance(error, grpc.RpcError) else error.__cause__
+    status: grpc.StatusCode | None = rpc.code() if isinstance(rpc, grpc.RpcError) else None
+    if status in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+        return StoreRefused("milvus refused the credentials", hint="Check MILVUS_TOKEN.")
+    if status is not None:
+        return StoreUnavailable("milvus", status.name.lower().replace("_", " "))
+    assert isinstance(error, MilvusException)
+    if error.code == CONNECT_FAILED or error.retriable or "Retry" in error.message:
+        return StoreUnavailable("milvus", error.message)
+    return StoreRefused(f"milvus refused: {error.message}", hint="Check the server's log, its disk and its quota.")

@@ -1,0 +1,563 @@
+"""What happened, countable with SQL: facts, day buckets, people's totals, the pipeline's history. SQLite or PostgreSQL.
+
+Facts are a projection of MongoDB and can be rebuilt; the run history and anomalies are kept here alone. Nothing is decided here.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import stamina
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Engine,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    RowMapping,
+    Table,
+    Text,
+    TextClause,
+    bindparam,
+    create_engine,
+    event,
+    inspect,
+    make_url,
+    text,
+)
+from sqlalchemy.exc import (
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    OperationalError,
+    ProgrammingError,
+)
+from sqlalchemy.schema import CreateTable
+
+from persona.errors import PersonaError, StoreRefused, StoreUnavailable
+from persona.schemas import DayBucket, Fact
+from persona.stores._chunks import chunks
+
+T = TypeVar("T")
+
+TABLES = MetaData()
+FACT_COLUMNS = ("message_id", "drop_id", "user_id", "campaign_id", "event", "channel", "intent", "value", "at_ms", "day")
+
+
+def _fact_columns() -> list[Column[Any]]:
+    return [
+        Column("message_id", Text, primary_key=True),
+        Column("drop_id", Text, nullable=False),
+        Column("user_id", Text, nullable=False),
+        Column("campaign_id", Text, nullable=False),
+        Column("event", Text, nullable=False),
+        Column("channel", Text, nullable=False),
+        Column("intent", Text),
+        Column("value", Float(53)),
+        Column("at_ms", BigInteger, nullable=False),
+        Column("day", Text, nullable=False),
+    ]
+
+
+ENGAGEMENTS = Table(
+    "engagements",
+    TABLES,
+    *_fact_columns(),
+    Index("engagements_by_drop", "drop_id"),
+    Index("engagements_by_user", "user_id"),
+    Index("engagements_by_day", "day", "campaign_id"),
+)
+INCOMING = Table("incoming", MetaData(), *_fact_columns(), prefixes=["TEMPORARY"])
+"""Where facts wait, within one connection, to be told new from known."""
+
+Table(
+    "engagement_by_day",
+    TABLES,
+    Column("day", Text, nullable=False),
+    Column("campaign_id", Text, nullable=False),
+    Column("channel", Text, nullable=False),
+    Column("event", Text, nullable=False),
+    Column("n", BigInteger, nullable=False),
+    Column("value", Float(53), nullable=False),
+    PrimaryKeyConstraint("day", "campaign_id", "channel", "event"),
+    sqlite_with_rowid=False,
+)
+Table(
+    "user_engagement",
+    TABLES,
+    Column("user_id", Text, primary_key=True),
+    Column("events", BigInteger, nullable=False),
+    Column("conversions", BigInteger, nullable=False),
+    Column("first_at_ms", BigInteger, nullable=False),
+    Column("last_at_ms", BigInteger, nullable=False),
+    Column("value", Float(53), nullable=False),
+    sqlite_with_rowid=False,
+)
+Table(
+    "pipeline_runs",
+    TABLES,
+    Column("run_id", Text, nullable=False),
+    Column("stage", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("records", BigInteger, nullable=False),
+    Column("started_at", Text, nullable=False),
+    Column("seconds", Float(53), nullable=False),
+    Column("error", Text),
+    PrimaryKeyConstraint("run_id", "stage"),
+)
+Table(
+    "anomalies",
+    TABLES,
+    Column("anomaly_id", Integer, primary_key=True),
+    Column("run_id", Text, nullable=False),
+    Column("asset", Text, nullable=False),
+    Column("check_name", Text, nullable=False),
+    Column("severity", Text, nullable=False),
+    Column("value", Float(53)),
+    Column("threshold", Float(53)),
+    Column("at", Text, nullable=False),
+)
+
+EMPTY_INCOMING = text("DELETE FROM incoming")
+
+DROP_KNOWN = text("""
+DELETE FROM incoming
+WHERE EXISTS (SELECT 1 FROM engagements WHERE engagements.message_id = incoming.message_id)
+""")
+
+INSERT_NEW = text(f"INSERT INTO engagements ({', '.join(FACT_COLUMNS)}) SELECT {', '.join(FACT_COLUMNS)} FROM incoming")
+
+# SQLite wants the WHERE to tell the conflict clause from a join.
+GROW_BUCKETS = text("""
+INSERT INTO engagement_by_day (day, campaign_id, channel, event, n, value)
+SELECT day, campaign_id, channel, event, count(*), coalesce(sum(value), 0) FROM incoming WHERE true
+GROUP BY day, campaign_id, channel, event
+ON CONFLICT (day, campaign_id, channel, event) DO UPDATE
+SET n = engagement_by_day.n + excluded.n, value = engagement_by_day.value + excluded.value
+""")
+
+FORGET_USERS = text("DELETE FROM user_engagement WHERE user_id IN :ids").bindparams(bindparam("ids", expanding=True))
+
+SUM_USERS = text("""
+INSERT INTO user_engagement (user_id, events, conversions, first_at_ms, last_at_ms, value)
+SELECT user_id, count(*), sum(CASE WHEN event = 'conversion' THEN 1 ELSE 0 END), min(at_ms), max(at_ms), coalesce(sum(value), 0)
+FROM engagements WHERE user_id IN :ids
+GROUP BY user_id
+""").bindparams(bindparam("ids", expanding=True))
+
+DAY_BUCKETS = text("""
+SELECT day, campaign_id, channel, event, n, value FROM engagement_by_day
+WHERE day >= :since_day
+ORDER BY day, campaign_id, channel, event
+""")
+
+FACT_COUNT = text("SELECT count(*) AS count FROM engagements")
+
+# By way of the newest day, which an index finds.
+NEWEST_FACT = text("SELECT max(at_ms) AS at_ms FROM engagements WHERE day = (SELECT max(day) FROM engagements)")
+
+FACTS_OF_DROPS = text("SELECT count(*) AS count FROM engagements WHERE drop_id IN :ids").bindparams(
+    bindparam("ids", expanding=True)
+)
+
+BUCKET_MISMATCHES = text("""
+WITH cells AS (SELECT DISTINCT day, campaign_id FROM engagements WHERE drop_id IN :ids),
+sides AS (
+    SELECT facts.day, facts.campaign_id, facts.channel, facts.event, 1 AS facts, 0 AS bucket,
+           coalesce(facts.value, 0) AS facts_value, 0 AS bucket_value
+    FROM engagements AS facts JOIN cells ON cells.day = facts.day AND cells.campaign_id = facts.campaign_id
+    UNION ALL
+    SELECT buckets.day, buckets.campaign_id, buckets.channel, buckets.event, 0, buckets.n, 0, buckets.value
+    FROM engagement_by_day AS buckets JOIN cells ON cells.day = buckets.day AND cells.campaign_id = buckets.campaign_id
+)
+SELECT day, campaign_id, channel, event, sum(facts) AS facts, sum(bucket) AS bucket,
+       sum(facts_value) AS facts_value, sum(bucket_value) AS bucket_value
+FROM sides
+GROUP BY day, campaign_id, channel, event
+HAVING sum(facts) <> sum(bucket)
+    OR abs(sum(facts_value) - sum(bucket_value)) > 0.000001 * (1 + abs(sum(facts_value)) + abs(sum(bucket_value)))
+ORDER BY day, campaign_id, channel, event
+LIMIT :limit
+""").bindparams(bindparam("ids", expanding=True))
+
+RECORD_STAGE = text("""
+INSERT INTO pipeline_runs (run_id, stage, status, records, started_at, seconds, error)
+VALUES (:run_id, :stage, :status, :records, :started_at, :seconds, :error)
+ON CONFLICT (run_id, stage) DO UPDATE
+SET status = excluded.status, records = excluded.records, started_at = excluded.started_at, seconds = excluded.seconds,
+    error = excluded.error
+""")
+
+STAGES = text("""
+SELECT run_id, stage, status, records, started_at, seconds, error FROM pipeline_runs
+WHERE run_id = :run_id
+ORDER BY started_at, stage
+""")
+
+RECENT_RUNS = text("""
+SELECT runs.run_id, runs.stage, runs.status, runs.records, runs.started_at, runs.seconds, runs.error FROM pipeline_runs AS runs
+JOIN (
+    SELECT run_id, min(started_at) AS began FROM pipeline_runs GROUP BY run_id ORDER BY began DESC, run_id LIMIT :limit
+) AS recent ON recent.run_id = runs.run_id
+ORDER BY recent.began DESC, runs.run_id, runs.started_at, runs.stage
+""")
+
+RECORDS_OF_STAGE = text("""
+SELECT records FROM pipeline_runs
+WHERE stage = :stage AND status = 'success' AND records > 0 AND run_id <> :except_run
+ORDER BY started_at DESC LIMIT :limit
+""")
+
+RECORD_ANOMALY = text("""
+INSERT INTO anomalies (run_id, asset, check_name, severity, value, threshold, at)
+VALUES (:run_id, :asset, :check_name, :severity, :value, :threshold, :at)
+""")
+
+RECENT_ANOMALIES = text("""
+SELECT run_id, asset, check_name, severity, value, threshold, at FROM anomalies ORDER BY at DESC, anomaly_id DESC LIMIT :limit
+""")
+
+CLEAR_FACTS = tuple(text(f"DELETE FROM {table}") for table in ("engagements", "engagement_by_day", "user_engagement"))
+
+PING = text("SELECT 1 FROM pipeline_runs WHERE 1 = 0")
+
+IDS_PER_CALL = 1_000
+WRITES = "persona_writes"
+WRITE_ATTEMPTS = 4
+
+# PostgreSQL's names for what passes by itself and for what does not.
+SQLSTATES_THAT_PASS = frozenset({"40001", "40P01", "55P03"})
+SQLSTATES_OF_REFUSAL = ("25006", "28", "42501", "53100", "3D000")
+SQLITE_CODES_OF_REFUSAL = frozenset({"SQLITE_FULL", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_NOTADB", "SQLITE_CORRUPT"})
+REFUSED_CREDENTIALS = "authentication failed"
+
+
+@dataclass(frozen=True, slots=True)
+class BucketMismatch:
+    """A day bucket that does not say what the facts say."""
+
+    day: str
+    campaign_id: str
+    channel: str
+    event: str
+    facts: int
+    bucket: int
+    facts_value: float
+    bucket_value: float
+
+
+@dataclass(frozen=True, slots=True)
+class StageRun:
+    """One stage of one run of the pipeline."""
+
+    run_id: str
+    stage: str
+    status: str
+    records: int
+    started_at: datetime
+    seconds: float
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Anomaly:
+    """A check's figure beyond its threshold."""
+
+    run_id: str
+    asset: str
+    check_name: str
+    severity: str
+    value: float | None
+    threshold: float | None
+    at: datetime
+
+
+class Warehouse:
+    """Facts and totals of one database."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._reader = engine
+        self._writer = engine.execution_options(**{WRITES: True})
+
+    # -- facts ----------------------------------------------------------------------------------------------------------
+
+    def insert_facts(self, facts: Sequence[Fact]) -> int:
+        """Insert the facts not known by message id and grow the day buckets by them, all or nothing; return how many were new."""
+        rows = [_fact_row(fact) for fact in {fact.message_id: fact for fact in reversed(facts)}.values()]
+        if not rows:
+            return 0
+
+        def insert(connection: Connection) -> int:
+            connection.execute(CreateTable(INCOMING, if_not_exists=True))
+            connection.execute(EMPTY_INCOMING)
+            connection.execute(INCOMING.insert(), rows)
+            connection.execute(DROP_KNOWN)
+            inserted = connection.execute(INSERT_NEW).rowcount
+            connection.execute(GROW_BUCKETS)
+            connection.execute(EMPTY_INCOMING)
+            return inserted
+
+        return self._write(insert)
+
+    def refresh_users(self, user_ids: Iterable[str]) -> int:
+        """Compute these people's totals anew from their facts; those without facts have none. Return the number of totals."""
+        wanted = sorted(set(user_ids))
+
+        def refresh(connection: Connection) -> int:
+            refreshed = 0
+            for part in chunks(wanted, IDS_PER_CALL):
+                connection.execute(FORGET_USERS, {"ids": part})
+                refreshed += connection.execute(SUM_USERS, {"ids": part}).rowcount
+            return refreshed
+
+        return self._write(refresh)
+
+    def clear_facts(self) -> None:
+        """Remove facts, day buckets and people's totals; the run history stays."""
+
+        def clear(connection: Connection) -> None:
+            for statement in CLEAR_FACTS:
+                connection.execute(statement)
+
+        self._write(clear)
+
+    def day_buckets(self, since_day: str | None = None) -> list[DayBucket]:
+        """Every day bucket from `since_day` (ISO date, inclusive) on, in order of day, campaign, channel, event."""
+        return [DayBucket(**row) for row in self._read(DAY_BUCKETS, since_day=since_day or "")]
+
+    def fact_count(self) -> int:
+        """How many facts there are."""
+        return int(self._read(FACT_COUNT)[0]["count"])
+
+    def newest_fact_ms(self) -> int | None:
+        """When the newest fact happened (UTC epoch), or None where there is none."""
+        newest: int | None = self._read(NEWEST_FACT)[0]["at_ms"]
+        return newest
+
+    # -- checking -------------------------------------------------------------------------------------------------------
+
+    def facts_of_drops(self, drops: Iterable[str]) -> int:
+        """How many facts came with these drops."""
+        return sum(int(self._read(FACTS_OF_DROPS, ids=part)[0]["count"]) for part in chunks(sorted(set(drops)), IDS_PER_CALL))
+
+    def bucket_mismatches(self, drops: Iterable[str], *, limit: int) -> list[BucketMismatch]:
+        """Up to `limit` buckets that differ from the facts, among the (day, campaign) cells that these drops touch."""
+        found: dict[BucketMismatch, None] = {}
+        for part in chunks(sorted(set(drops)), IDS_PER_CALL):
+            found |= dict.fromkeys(BucketMismatch(**row) for row in self._read(BUCKET_MISMATCHES, ids=part, limit=limit))
+            if len(found) >= limit:
+                break
+        return list(found)[:limit]
+
+    # -- the pipeline's history -----------------------------------------------------------------------------------------
+
+    def record_stage(
+        self,
+        run_id: str,
+        stage: str,
+        *,
+        status: str,
+        records: int,
+        started_at: datetime,
+        seconds: float,
+        error: str | None = None,
+    ) -> None:
+        """Write how a stage of a run went, in place of what was written for it before. `started_at` is aware."""
+        row = {"run_id": run_id, "stage": stage, "status": status, "records": records, "started_at": _iso(started_at)}
+        self._write(lambda connection: connection.execute(RECORD_STAGE, {**row, "seconds": seconds, "error": error}))
+
+    def stages(self, run_id: str) -> list[StageRun]:
+        """The stages of a run in the order they began."""
+        return [_stage(row) for row in self._read(STAGES, run_id=run_id)]
+
+    def recent_runs(self, limit: int) -> dict[str, list[StageRun]]:
+        """The stages of the `limit` newest runs by run id, newest run first."""
+        runs: dict[str, list[StageRun]] = {}
+        for row in self._read(RECENT_RUNS, limit=limit):
+            runs.setdefault(row["run_id"], []).append(_stage(row))
+        return runs
+
+    def records_of_stage(self, stage: str, *, except_run: str, limit: int) -> list[int]:
+        """How many records the newest successful other runs of this stage wrote, runs without any left out; newest first."""
+        return [int(row["records"]) for row in self._read(RECORDS_OF_STAGE, stage=stage, except_run=except_run, limit=limit)]
+
+    def record_anomaly(
+        self,
+        run_id: str,
+        asset: str,
+        check_name: str,
+        *,
+        severity: str,
+        value: float | None,
+        threshold: float | None,
+        at: datetime,
+    ) -> None:
+        """Write that a check's figure was beyond its threshold at `at` (aware)."""
+        row = {"run_id": run_id, "asset": asset, "check_name": check_name, "severity": severity, "at": _iso(at)}
+        self._write(lambda connection: connection.execute(RECORD_ANOMALY, {**row, "value": value, "threshold": threshold}))
+
+    def anomalies(self, limit: int) -> list[Anomaly]:
+        """The newest anomalies, newest first."""
+        return [Anomaly(**{**row, "at": datetime.fromisoformat(row["at"])}) for row in self._read(RECENT_ANOMALIES, limit=limit)]
+
+    def ensure_tables(self) -> None:
+        """Make the tables and indexes that are missing; where none is, nothing is written and no writer waited for."""
+        if not set(inspect(self._reader).get_table_names()).issuperset(TABLES.tables):
+            with self._writer.begin() as connection:
+                TABLES.create_all(connection)
+
+    def ping(self) -> None:
+        """Return when the database answers and has its tables; raise `StoreUnavailable` or `StoreRefused`."""
+        self._read(PING)
+
+    # -- one transaction each -------------------------------------------------------------------------------------------
+
+    def _read(self, statement: TextClause, **parameters: Any) -> Sequence[RowMapping]:
+        with _translated(), self._reader.connect() as connection:
+            return connection.execute(statement, parameters).mappings().all()
+
+    def _write(self, work: Callable[[Connection], T]) -> T:
+        with _translated():
+            for attempt in stamina.retry_context(
+                on=_passes_by_itself, attempts=WRITE_ATTEMPTS, wait_initial=0.05, wait_jitter=0.05, wait_max=1
+            ):
+                with attempt, self._writer.begin() as connection:
+                    return work(connection)
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+@contextmanager
+def open_warehouse(url: str, *, timeout_seconds: float = 10) -> Iterator[Warehouse]:
+    """Connect within `timeout_seconds`, make sure of the tables, hand the store out, close.
+
+    `url` is `sqlite:///path` (the folder is made) or `postgresql://…`. Raises `StoreUnavailable` or `StoreRefused`.
+    """
+    engine = _engine(url, timeout_seconds)
+    try:
+        warehouse = Warehouse(engine)
+        with _translated():
+            for attempt in stamina.retry_context(
+                on=_lost_a_race, attempts=WRITE_ATTEMPTS, wait_initial=0.05, wait_jitter=0.05, wait_max=1
+            ):
+                with attempt:
+                    warehouse.ensure_tables()
+        yield warehouse
+    finally:
+        engine.dispose()
+
+
+def _engine(url: str, timeout_seconds: float) -> Engine:
+    address = make_url(url)
+    if address.drivername == "postgresql":
+        address = address.set(drivername="postgresql+psycopg")
+    driver_arguments: Mapping[str, Mapping[str, Any]] = {
+        "sqlite": {"timeout": timeout_seconds},
+        "postgresql": {
+            "connect_timeout": max(2, round(timeout_seconds)),  # libpq takes whole seconds, two at least
+            "options": f"-c lock_timeout={int(timeout_seconds * 1000)} -c TimeZone=UTC",
+        },
+    }
+    engine = create_engine(
+        address,
+        connect_args=dict(driver_arguments[address.get_backend_name()]),
+        # Two processes that insert the same fact at once: the later one starts over rather than count it twice.
+        isolation_level="SERIALIZABLE",
+        hide_parameters=True,
+        pool_pre_ping=True,
+    )
+    if address.get_backend_name() == "sqlite" and address.database:
+        _let_readers_read_while_one_writes(engine, Path(address.database))
+    return engine
+
+
+def _let_readers_read_while_one_writes(engine: Engine, file: Path) -> None:
+    """SQLite's own settings: a write-ahead log, and writers that queue at BEGIN instead of failing half-way."""
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # BEGIN is ours, below
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA wal_autocheckpoint = 16384")  # 64 MB: copying the log back after each batch halves the speed
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute("PRAGMA cache_size = -65536")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get(WRITES) else "BEGIN")
+
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreRefused(f"the warehouse's folder cannot be made: {error.strerror}", hint="Check SQLITE_PATH.") from error
+
+
+@lru_cache(maxsize=4096)
+def _day(epoch_day: int) -> str:
+    return (datetime(1970, 1, 1) + timedelta(days=epoch_day)).date().isoformat()
+
+
+def _fact_row(fact: Fact) -> dict[str, Any]:
+    return {
+        "message_id": fact.message_id,
+        "drop_id": fact.drop,
+        "user_id": fact.user_id,
+        "campaign_id": fact.campaign_id,
+        "event": fact.event,
+        "channel": fact.channel,
+        "intent": fact.intent,
+        "value": fact.value,
+        "at_ms": fact.at_ms,
+        "day": _day(fact.at_ms // 86_400_000),
+    }
+
+
+def _iso(time: datetime) -> str:
+    return time.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _stage(row: RowMapping) -> StageRun:
+    return StageRun(**{**row, "started_at": datetime.fromisoformat(row["started_at"])})
+
+
+def _passes_by_itself(error: Exception) -> bool:
+    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in SQLSTATES_THAT_PASS
+
+
+def _lost_a_race(error: Exception) -> bool:
+    """Another process was making the same tables; what it has made by then is found on the next attempt."""
+    return isinstance(error, ProgrammingError | IntegrityError) or _passes_by_itself(error) or "already exists" in str(error)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        raise _in_our_words(error) from error
+
+
+def _in_our_words(error: DBAPIError) -> PersonaError:
+    # Codes rather than messages where there are codes: a message may quote a row.
+    sqlite_code: str = getattr(error.orig, "sqlite_errorname", "")
+    sqlstate: str = getattr(error.orig, "sqlstate", None) or ""
+    what = sqlite_code or sqlstate or str(error.orig).partition("\n")[0]
+    if not isinstance(error, OperationalError | InterfaceError) or _is_refusal(error, sqlite_code, sqlstate):
+        return StoreRefused(f"the warehouse refused: {what}", hint="Check its disk, its file's rights and WAREHOUSE_URL.")
+    return StoreUnavailable("warehouse", what)
+
+
+def _is_refusal(error: DBAPIError, sqlite_code: str, sqlstate: str) -> bool:
+    return (
+        any(sqlite_code.startswith(code) for code in SQLITE_CODES_OF_REFUSAL)
+        or sqlstate.startswith(SQLSTATES_OF_REFUSAL)
+        or REFUSED_CREDENTIALS in str(error.orig)
+    )

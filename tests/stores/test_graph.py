@@ -1,0 +1,164 @@
+"""What the graph is promised to do, on whichever Bolt server the settings name."""
+
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+from neo4j import GraphDatabase
+
+from persona.errors import StoreRefused, StoreUnavailable
+from persona.schemas import Campaign, Engagement, ExpressedIntent
+from persona.settings import Settings
+from persona.stores.graph import Graph, open_graph
+from tests.stores.conftest import NAUGHTY_IDS
+
+DAY = 86_400_000
+NOW = 20_000 * DAY
+
+
+def engagement(user: str, campaign: str, *, weight: float = 0.5, last_at_ms: int = NOW) -> Engagement:
+    return Engagement(user, campaign, weight, 2.5, {"click": 2, "conversion": 1}, last_at_ms - DAY, last_at_ms, f"m {user}")
+
+
+def test_writing_twice_is_writing_once(graph: Graph) -> None:
+    pairs = [engagement(f"u_{n}", f"c_{n % 7}") for n in range(100)]
+    wanted = [ExpressedIntent(f"u_{n}", f"intent {n % 3}", 1, NOW, "m") for n in range(50)]
+    campaigns = [Campaign(campaign_id=f"c_{n}", name=f"Offer {n}", intents=["intent 0", "intent 9"]) for n in range(7)]
+    for _ in range(2):
+        assert graph.upsert_users([f"u_{n}" for n in range(120)]) == 120
+        assert graph.upsert_engagements(pairs) == 100
+        assert graph.upsert_expressed(wanted) == 50
+        assert graph.upsert_campaigns(campaigns) == 7
+    assert {what: graph.count(what) for what in ("User", "Campaign", "Intent")} == {"User": 120, "Campaign": 7, "Intent": 4}
+    ties = {what: graph.count(what) for what in ("ENGAGED", "EXPRESSED", "ADDRESSES")}
+    assert ties == {"ENGAGED": 100, "EXPRESSED": 50, "ADDRESSES": 14}
+
+
+def test_what_is_written_comes_back(graph: Graph) -> None:
+    older, newer = engagement("u", "c_1", last_at_ms=NOW - DAY), engagement("u", "c_2", weight=-1)
+    expressed = ExpressedIntent("u", "cancel", 4, NOW, "m_9")
+    graph.upsert_engagements([older, newer, engagement("other", "c_1")])
+    graph.upsert_expressed([expressed])
+    assert graph.history_of("u") == [newer, older]
+    assert graph.intents_of("u") == [expressed]
+    assert graph.history_of("nobody") == [] and graph.intents_of("nobody") == []
+
+
+def test_a_new_state_of_a_pair_leaves_nothing_of_the_old(graph: Graph) -> None:
+    graph.upsert_engagements([engagement("u", "c")])
+    only_opened = replace(engagement("u", "c", weight=0.1), counts={"open": 1})
+    graph.upsert_engagements([engagement("u", "c"), only_opened])
+    assert graph.history_of("u") == [only_opened]
+
+
+def test_any_id_comes_back_unchanged(graph: Graph) -> None:
+    pairs = [engagement(user, campaign) for user, campaign in zip(NAUGHTY_IDS, reversed(NAUGHTY_IDS), strict=True)]
+    assert graph.upsert_engagements(pairs) == len(NAUGHTY_IDS)
+    graph.upsert_expressed([ExpressedIntent(text, text, 1, NOW, text) for text in NAUGHTY_IDS])
+    graph.upsert_campaigns([Campaign(campaign_id="all", name=NAUGHTY_IDS[0], intents=NAUGHTY_IDS)])
+    assert [graph.history_of(pair.user_id) for pair in pairs] == [[pair] for pair in pairs]
+    assert [graph.intents_of(text)[0].intent for text in NAUGHTY_IDS] == NAUGHTY_IDS
+    assert graph.campaigns_for_intents(NAUGHTY_IDS) == {text: ["all"] for text in NAUGHTY_IDS}
+    assert graph.missing_users([*NAUGHTY_IDS, "nobody"]) == ["nobody"]
+    assert graph.count("User") == len(NAUGHTY_IDS)
+
+
+def test_scores_are_what_a_few_lines_of_python_say(graph: Graph) -> None:
+    drawn = random.Random(5)
+    pairs = [
+        engagement(f"u_{user}", f"c_{campaign}", weight=drawn.uniform(-1, 1), last_at_ms=NOW - drawn.randint(-30, 4_000) * DAY)
+        for user in range(40)
+        for campaign in drawn.sample(range(25), 8)
+    ]
+    graph.upsert_engagements(pairs)
+    neighbours = {f"u_{user}": drawn.uniform(0.1, 1) for user in range(30)} | {"nobody": 1.0}
+    scores: dict[str, float] = {}
+    users: dict[str, set[str]] = {}
+    for pair in pairs:
+        if pair.user_id in neighbours and pair.weight > 0:
+            age_days = max(0, NOW - pair.last_at_ms) / DAY
+            pull = neighbours[pair.user_id] * pair.weight * 0.5 ** (age_days / 30)
+            scores[pair.campaign_id] = scores.get(pair.campaign_id, 0) + pull
+            users.setdefault(pair.campaign_id, set()).add(pair.user_id)
+    votes = graph.campaigns_of(neighbours, now_ms=NOW, half_life_days=30, limit=10)
+    best = sorted(scores, key=lambda campaign: -scores[campaign])[:10]
+    assert [vote.campaign_id for vote in votes] == best
+    assert [vote.score for vote in votes] == pytest.approx([scores[campaign] for campaign in best])
+    assert [vote.users for vote in votes] == [len(users[campaign]) for campaign in best]
+    assert graph.campaigns_of({}, now_ms=NOW, half_life_days=30, limit=10) == []
+
+
+def test_a_history_of_another_century_does_not_underflow(graph: Graph) -> None:
+    graph.upsert_engagements([engagement("u", "c", last_at_ms=-30_000 * DAY)])
+    assert graph.campaigns_of({"u": 1.0}, now_ms=NOW, half_life_days=0.5, limit=1)[0].score == pytest.approx(0, abs=1e-12)
+    assert graph.campaigns_of({"u": 1.0}, now_ms=-30_000 * DAY, half_life_days=0.5, limit=1)[0].score == pytest.approx(0.5)
+
+
+def test_what_a_campaign_no_longer_addresses_is_removed(graph: Graph) -> None:
+    graph.upsert_campaigns([Campaign(campaign_id="c_1", intents=["a", "b"]), Campaign(campaign_id="c_2", intents=["b"])])
+    graph.upsert_campaigns([Campaign(campaign_id="c_1", intents=["b", "c"])])
+    assert graph.campaigns_for_intents(["a", "b", "c"]) == {"a": [], "b": ["c_1", "c_2"], "c": ["c_1"]}
+    graph.upsert_campaigns([Campaign(campaign_id="c_1")])
+    assert graph.campaigns_for_intents(["a", "b", "c"]) == {"a": [], "b": ["c_2"], "c": []}
+
+
+def test_inferred_anew_means_the_old_intents_are_gone(graph: Graph) -> None:
+    graph.upsert_expressed([ExpressedIntent(user, intent, 1, NOW, "m") for user in ("u", "v", "w") for intent in ("a", "b")])
+    now = ExpressedIntent("u", "c", 2, NOW, "m_2")
+    assert graph.replace_expressed(["u", "v"], [now]) == 1
+    assert graph.intents_of("u") == [now]
+    assert graph.intents_of("v") == []
+    assert {pair.intent for pair in graph.intents_of("w")} == {"a", "b"}
+
+
+def test_twenty_thousand_pairs_and_a_campaign_that_everyone_knows(graph: Graph) -> None:
+    pairs = [engagement(f"u_{n}", "everyone's") for n in range(20_000)]
+    assert graph.upsert_engagements(pairs) == 20_000
+    asked = [(pair.user_id, pair.campaign_id) for pair in pairs] + [("u_1", "c_missing"), ("nobody", "everyone's")]
+    assert graph.missing_engagements(asked) == [("nobody", "everyone's"), ("u_1", "c_missing")]
+    assert graph.missing_users([*(pair.user_id for pair in pairs), "nobody"]) == ["nobody"]
+    assert graph.incomplete_ends([pair.user_id for pair in pairs], limit=5) == []
+    graph.clear()
+    assert (graph.count("User"), graph.count("Campaign"), graph.count("ENGAGED")) == (0, 0, 0)
+
+
+def test_an_end_without_its_id_is_found(graph: Graph, stack_settings: Settings) -> None:
+    addresses = stack_settings.addresses
+    graph.upsert_engagements([engagement("u", "c"), engagement("v", "c")])
+    with GraphDatabase.driver(addresses.neo4j, auth=(addresses.neo4j_user, addresses.neo4j_password)) as driver:
+        driver.execute_query(
+            "MATCH (user:User {user_id: 'u'}) CREATE (user)-[:ENGAGED {weight: 1}]->(:Campaign {name: 'no id'})",
+            database_=stack_settings.neo4j_database,
+        )
+    assert len(graph.incomplete_ends(["u", "v"], limit=5)) == 1
+    assert graph.incomplete_ends(["v"], limit=5) == []
+
+
+def test_writers_that_meet_on_the_same_new_nodes_all_succeed(graph: Graph) -> None:
+    pairs = [engagement(f"u_{n}", f"c_{n % 5}") for n in range(40)]
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(graph.upsert_engagements, [pairs] * 6)) == [40] * 6
+    assert (graph.count("User"), graph.count("Campaign"), graph.count("ENGAGED")) == (40, 5, 40)
+
+
+def test_a_server_that_is_down_or_mute_is_told_in_time(closed_port: int, mute_port: int) -> None:
+    for port in (closed_port, mute_port):
+        began = time.monotonic()
+        with (
+            pytest.raises(StoreUnavailable),
+            open_graph(f"bolt://127.0.0.1:{port}", user="neo4j", password="x", timeout_seconds=1),
+        ):
+            pass
+        assert time.monotonic() - began < 4
+
+
+def test_a_wrong_password_is_a_refusal_with_a_hint(stack_settings: Settings) -> None:
+    addresses = stack_settings.addresses
+    with (
+        pytest.raises(StoreRefused) as refused,
+        open_graph(addresses.neo4j, user=addresses.neo4j_user, password="wrong password"),
+    ):
+        pass
+    assert "NEO4J_PASSWORD" in refused.value.hint

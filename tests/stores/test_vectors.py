@@ -1,0 +1,176 @@
+"""What Milvus is promised to do for us, on the server that the settings name."""
+
+import hashlib
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from persona.errors import EmbeddingMismatch, StoreUnavailable
+from persona.schemas import Conversation, UserProfile, Vectors
+from persona.settings import Settings
+from persona.stores.vectors import VectorStore as VectorStore
+from persona.stores.vectors import open_vectors
+from tests.stores.conftest import DIMENSION, NAUGHTY_IDS
+
+PAST_ONE_QUERY = 17_000  # a Milvus query stops silently at 16,383 rows
+
+
+def directions(n: int, seed: int = 0) -> Vectors:
+    drawn = np.random.default_rng(seed).standard_normal((n, DIMENSION)).astype(np.float32)
+    drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
+    return drawn
+
+
+def profiles(user_ids: list[str], seed: int = 0) -> list[UserProfile]:
+    return [UserProfile(user, vector, 3, 1_000) for user, vector in zip(user_ids, directions(len(user_ids), seed), strict=True)]
+
+
+def hex_id(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def conversations(owners: list[str], seed: int = 0) -> list[Conversation]:
+    return [
+        Conversation(hex_id(f"{owner}/{n}"), owner, vector, 2, 1_000 + n, 2_000 + n, {f"c_{n}": 0.5, 'it\'s "1"': -0.25})
+        for n, (owner, vector) in enumerate(zip(owners, directions(len(owners), seed), strict=True))
+    ]
+
+
+def test_writing_twice_is_writing_once(vectors: VectorStore) -> None:
+    people, talks = profiles([f"u_{n}" for n in range(50)]), conversations([f"u_{n % 5}" for n in range(50)])
+    for _ in range(2):
+        assert vectors.upsert_users(people) == 50
+        assert vectors.upsert_conversations(talks) == 50
+        assert vectors.upsert_campaigns({"c_1": people[0].vector}) == 1
+    assert [vectors.count(name) for name in ("users", "conversations", "campaigns")] == [50, 50, 1]
+
+
+def test_the_last_of_two_profiles_in_one_call_wins(vectors: VectorStore) -> None:
+    first, last = profiles(["same", "other"])
+    assert vectors.upsert_users([first, UserProfile("same", last.vector, 9, 9)]) == 1
+    stored = vectors.user_vector("same")
+    assert stored is not None and np.allclose(stored, last.vector)
+    assert vectors.count("users") == 1
+
+
+def test_any_id_comes_back_unchanged_and_meets_only_itself(vectors: VectorStore) -> None:
+    people = profiles(NAUGHTY_IDS)
+    vectors.upsert_users(people)
+    assert vectors.present_users([*NAUGHTY_IDS, "nobody"]) == set(NAUGHTY_IDS)
+    for person in people:
+        assert vectors.similar_users(person.vector, limit=1)[0][0] == person.user_id
+        others = [user for user, _ in vectors.similar_users(person.vector, limit=100, exclude=person.user_id)]
+        assert sorted(others) == sorted(set(NAUGHTY_IDS) - {person.user_id})
+    vectors.upsert_campaigns({person.user_id: person.vector for person in people})
+    assert {vectors.similar_campaigns(person.vector, limit=1)[0][0] for person in people} == set(NAUGHTY_IDS)
+    vectors.delete_users(NAUGHTY_IDS[:3])
+    assert vectors.present_users(NAUGHTY_IDS) == set(NAUGHTY_IDS[3:])
+    vectors.delete_campaigns(NAUGHTY_IDS)
+    assert vectors.count("campaigns") == 0
+
+
+def test_similarity_is_the_cosine(vectors: VectorStore) -> None:
+    people = profiles([f"u_{n}" for n in range(500)])
+    vectors.upsert_users(people)
+    query = directions(1, seed=7)[0]
+    cosines = {person.user_id: float(person.vector @ query) for person in people}
+    nearest = sorted(cosines, key=cosines.__getitem__, reverse=True)[:20]
+    found = vectors.similar_users(query, limit=20)
+    assert [user for user, _ in found] == nearest
+    assert [score for _, score in found] == pytest.approx([cosines[user] for user in nearest], abs=1e-5)
+
+
+def test_similar_conversations_are_other_peoples_and_say_what_they_led_to(vectors: VectorStore) -> None:
+    talks = conversations(["me"] * 10 + ["you"] * 10)
+    vectors.upsert_conversations(talks)
+    found = vectors.similar_conversations(talks[12].vector, limit=100, exclude_user="me")
+    assert len(found) == 10
+    assert found[0].similarity == pytest.approx(1, abs=1e-5)
+    assert (found[0].ended_at_ms, found[0].outcomes) == (talks[12].ended_at_ms, talks[12].outcomes)
+    assert len(vectors.similar_conversations(talks[12].vector, limit=100)) == 20
+
+
+def test_conversations_that_vanished_can_be_found_and_removed(vectors: VectorStore) -> None:
+    talks = conversations(["a", "b", *NAUGHTY_IDS])
+    vectors.upsert_conversations(talks)
+    assert vectors.conversation_ids_of(["a", "nobody"]) == {talks[0].conversation_id}
+    assert vectors.conversation_ids_of(NAUGHTY_IDS) == {talk.conversation_id for talk in talks[2:]}
+    vectors.delete_conversations([talks[0].conversation_id, hex_id("never there")])
+    assert vectors.conversation_ids_of(["a"]) == set()
+    every = [talk.conversation_id for talk in talks]
+    assert vectors.present_conversations(every) == set(every[1:])
+
+
+def test_a_conversation_id_that_is_not_hex_never_reaches_a_filter(vectors: VectorStore) -> None:
+    with pytest.raises(ValueError, match="hex"):
+        vectors.delete_conversations(['"] or id != "'])
+
+
+def test_a_conversation_about_thousands_of_campaigns_keeps_the_strongest(vectors: VectorStore) -> None:
+    outcomes = {f"{'campaign ' * 20}{n}": n / 5_000 for n in range(5_000)}
+    vectors.upsert_conversations([Conversation(hex_id("long"), "u", directions(1)[0], 1, 0, 0, outcomes)])
+    kept = vectors.similar_conversations(directions(1)[0], limit=1)[0].outcomes
+    strongest = sorted(outcomes, key=outcomes.__getitem__, reverse=True)[: len(kept)]
+    assert 100 < len(kept) < 5_000 and set(kept) == set(strongest)
+
+
+def test_nothing_is_lost_past_one_query(vectors: VectorStore) -> None:
+    owners = ["one person"] * PAST_ONE_QUERY
+    talks = conversations(owners)
+    assert vectors.upsert_conversations(talks) == PAST_ONE_QUERY
+    every = {talk.conversation_id for talk in talks}
+    assert vectors.count("conversations") == PAST_ONE_QUERY
+    assert vectors.conversation_ids_of(["one person"]) == every
+    assert vectors.present_conversations(every) == every
+    assert len(vectors.similar_conversations(talks[0].vector, limit=16_384)) == 16_384
+    vectors.delete_conversations(every)
+    assert vectors.count("conversations") == 0
+
+
+def test_an_unknown_person_has_no_vector_and_an_empty_store_no_neighbours(vectors: VectorStore) -> None:
+    assert vectors.user_vector("nobody") is None
+    assert vectors.similar_users(directions(1)[0], limit=5, exclude="nobody") == []
+    assert vectors.conversation_ids_of([]) == set()
+    assert vectors.upsert_users([]) == 0
+
+
+def test_versions_stand_side_by_side_and_another_dimension_is_refused(stack_settings: Settings) -> None:
+    uri, version = stack_settings.addresses.milvus, f"t{uuid.uuid4().hex[:12]}"
+    with (
+        open_vectors(uri, dimension=DIMENSION, version=version) as old,
+        open_vectors(uri, dimension=8, version=f"{version}_next") as new,
+    ):
+        old.upsert_users(profiles(["u"]))
+        assert (old.count("users"), new.count("users")) == (1, 0)
+        new.drop()
+        old.ping()
+        with pytest.raises(EmbeddingMismatch), open_vectors(uri, dimension=8, version=version):
+            pass
+        old.drop()
+
+
+def test_opening_at_once_from_many_places_makes_the_collections_once(stack_settings: Settings) -> None:
+    uri, version = stack_settings.addresses.milvus, f"t{uuid.uuid4().hex[:12]}"
+
+    def count(_: int) -> int:
+        with open_vectors(uri, dimension=DIMENSION, version=version) as store:
+            return store.count("users")
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(count, range(4))) == [0] * 4
+    with open_vectors(uri, dimension=DIMENSION, version=version) as store:
+        store.drop()
+
+
+def test_a_server_that_is_down_or_mute_is_told_in_time(closed_port: int, mute_port: int) -> None:
+    for port in (closed_port, mute_port):
+        began = time.monotonic()
+        with (
+            pytest.raises(StoreUnavailable),
+            open_vectors(f"http://127.0.0.1:{port}", dimension=DIMENSION, version="v", timeout_seconds=1),
+        ):
+            pass
+        assert time.monotonic() - began < 4

@@ -1,0 +1,279 @@
+"""What the warehouse is promised to do, on SQLite and, where one is installed, on PostgreSQL."""
+
+import multiprocessing
+import os
+import time
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from persona.errors import PersonaError, StoreRefused, StoreUnavailable
+from persona.schemas import DayBucket, Fact
+from persona.stores.warehouse import StageRun, Warehouse, open_warehouse
+from tests.stores.conftest import NAUGHTY_IDS
+
+DAY = 86_400_000
+NOON = 20_000 * DAY + DAY // 2
+STARTED = datetime(2026, 3, 1, 12, 30, 0, 123456, tzinfo=UTC)
+
+
+def fact(n: int, *, drop: str = "d_1", user: str | None = None, event: str | None = None) -> Fact:
+    return Fact(
+        message_id=f"m_{n}",
+        drop=drop,
+        user_id=user or f"u_{n % 11}",
+        campaign_id=f"c_{n % 5}",
+        event=event or ("click", "conversion", "impression")[n % 3],
+        channel=("email", "sms")[n % 2],
+        intent=None if n % 4 else "renew",
+        value=None if n % 3 else n / 8,
+        at_ms=NOON + (n % 9 - 4) * DAY,
+    )
+
+
+def buckets_of(facts: list[Fact]) -> list[DayBucket]:
+    cells: defaultdict[tuple[str, str, str, str], list[float]] = defaultdict(list)
+    for one in facts:
+        day = datetime.fromtimestamp(one.at_ms / 1000, UTC).date().isoformat()
+        cells[day, one.campaign_id, one.channel, one.event].append(one.value or 0)
+    return [DayBucket(*cell, n=len(values), value=sum(values)) for cell, values in sorted(cells.items())]
+
+
+def execute(url: str, statement: str) -> None:
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.begin() as connection:
+        connection.execute(text(statement))
+    engine.dispose()
+
+
+def test_writing_twice_is_writing_once(warehouse: Warehouse) -> None:
+    facts = [fact(n) for n in range(1_000)]
+    assert [warehouse.insert_facts(facts), warehouse.insert_facts(facts)] == [1_000, 0]
+    assert warehouse.fact_count() == 1_000
+    assert warehouse.day_buckets() == buckets_of(facts)
+
+
+def test_buckets_equal_facts_whatever_overlaps(warehouse: Warehouse) -> None:
+    facts = [fact(n) for n in range(3_000)]
+    new = [warehouse.insert_facts(facts[start:stop]) for start, stop in ((0, 1_500), (500, 2_500), (2_000, 3_000), (0, 3_000))]
+    assert new == [1_500, 1_000, 500, 0]
+    assert warehouse.day_buckets() == buckets_of(facts)
+    assert warehouse.bucket_mismatches(["d_1"], limit=10) == []
+    some_day = warehouse.day_buckets()[40].day
+    assert warehouse.day_buckets(since_day=some_day) == [bucket for bucket in buckets_of(facts) if bucket.day >= some_day]
+
+
+def test_of_two_facts_with_one_id_the_first_counts(warehouse: Warehouse) -> None:
+    first, second = fact(1), replace(fact(1), campaign_id="c_other")
+    assert warehouse.insert_facts([first, second]) == 1
+    assert warehouse.insert_facts([second]) == 0
+    assert warehouse.day_buckets() == buckets_of([first])
+
+
+def test_a_failure_leaves_neither_facts_nor_buckets(warehouse: Warehouse) -> None:
+    with pytest.raises(PersonaError):
+        warehouse.insert_facts([fact(1), replace(fact(2), campaign_id=None)])  # type: ignore[arg-type]
+    assert (warehouse.fact_count(), warehouse.day_buckets()) == (0, [])
+    assert warehouse.insert_facts([fact(1), fact(2)]) == 2
+
+
+def test_more_than_one_statement_can_hold(warehouse: Warehouse) -> None:
+    facts = [replace(fact(n), user_id=f"u_{n}", drop=f"d_{n}") for n in range(40_000)]
+    assert warehouse.insert_facts(facts) == 40_000
+    assert warehouse.refresh_users(one.user_id for one in facts) == 40_000
+    assert warehouse.facts_of_drops([one.drop for one in facts]) == 40_000
+    assert warehouse.bucket_mismatches([one.drop for one in facts[:5_000]], limit=3) == []
+
+
+def test_any_id_comes_back_unchanged(warehouse: Warehouse) -> None:
+    facts = [Fact(text, text, text, text, "click", text, text, 1.0, NOON) for text in NAUGHTY_IDS]
+    assert warehouse.insert_facts(facts) == len(NAUGHTY_IDS)
+    buckets = warehouse.day_buckets()
+    assert sorted(bucket.campaign_id for bucket in buckets) == sorted(NAUGHTY_IDS)
+    assert all(bucket.channel == bucket.campaign_id for bucket in buckets)
+    assert [warehouse.facts_of_drops([text]) for text in NAUGHTY_IDS] == [1] * len(NAUGHTY_IDS)
+    assert warehouse.refresh_users(NAUGHTY_IDS) == len(NAUGHTY_IDS)
+    assert warehouse.bucket_mismatches(NAUGHTY_IDS, limit=5) == []
+
+
+def test_a_persons_totals_follow_their_facts(warehouse: Warehouse, warehouse_url: str) -> None:
+    mine = [fact(n, user="me") for n in range(9)]
+    warehouse.insert_facts([*mine, *(fact(n) for n in range(9, 50))])
+    for _ in range(2):
+        assert warehouse.refresh_users(["me", "nobody"]) == 1
+    engine = create_engine(warehouse_url.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.connect() as connection:
+        row = connection.execute(text("SELECT * FROM user_engagement")).mappings().one()
+    engine.dispose()
+    times = [one.at_ms for one in mine]
+    assert dict(row) == {
+        "user_id": "me",
+        "events": 9,
+        "conversions": 3,
+        "first_at_ms": min(times),
+        "last_at_ms": max(times),
+        "value": sum(one.value or 0 for one in mine),
+    }
+
+
+def test_a_bucket_that_says_something_else_is_found_where_the_drop_touches_it(warehouse: Warehouse, warehouse_url: str) -> None:
+    warehouse.insert_facts([fact(1, drop="mine"), replace(fact(2, drop="other"), campaign_id="c_else")])
+    execute(warehouse_url, "UPDATE engagement_by_day SET n = n + 1")
+    execute(
+        warehouse_url,
+        "INSERT INTO engagement_by_day "
+        "SELECT day, campaign_id, 'voice', event, 2, 0 FROM engagement_by_day WHERE campaign_id = 'c_1'",
+    )
+    found = warehouse.bucket_mismatches(["mine"], limit=10)
+    assert [(one.campaign_id, one.channel, one.facts, one.bucket) for one in found] == [
+        ("c_1", "sms", 1, 2),
+        ("c_1", "voice", 0, 2),
+    ]
+    assert len(warehouse.bucket_mismatches(["mine", "other"], limit=2)) == 2
+
+
+def test_days_are_utc_days_in_any_century(warehouse: Warehouse) -> None:
+    instants = {"1969-12-31": -1, "1970-01-01": 0, "1998-04-22": 893_289_599_999, "2026-03-01": 1_772_323_200_000}
+    warehouse.insert_facts([replace(fact(n), at_ms=at_ms) for n, at_ms in enumerate(instants.values())])
+    assert [bucket.day for bucket in warehouse.day_buckets()] == list(instants)
+    assert warehouse.newest_fact_ms() == 1_772_323_200_000
+
+
+def test_an_empty_warehouse_answers(warehouse: Warehouse) -> None:
+    assert (warehouse.fact_count(), warehouse.newest_fact_ms(), warehouse.day_buckets()) == (0, None, [])
+    assert warehouse.insert_facts([]) == 0 and warehouse.facts_of_drops([]) == 0 and warehouse.refresh_users([]) == 0
+
+
+def test_the_run_history_is_replaced_stage_by_stage_and_outlives_the_facts(warehouse: Warehouse) -> None:
+    stages = [StageRun("r_2", stage, "success", 7, STARTED + timedelta(seconds=n), 1.5, None) for n, stage in enumerate("abc")]
+    for stage in (replace(stages[0], run_id="r_1", started_at=STARTED - timedelta(days=1)), *stages):
+        for status in ("failed", stage.status):
+            warehouse.record_stage(
+                stage.run_id,
+                stage.stage,
+                status=status,
+                records=stage.records,
+                started_at=stage.started_at,
+                seconds=stage.seconds,
+                error="it broke" if status == "failed" else None,
+            )
+    for n in range(3):
+        warehouse.record_anomaly(
+            "r_2", "asset", "check", severity="WARN", value=n, threshold=None, at=STARTED + timedelta(seconds=n)
+        )
+    warehouse.insert_facts([fact(1)])
+    warehouse.refresh_users([fact(1).user_id])
+    warehouse.clear_facts()
+    assert (warehouse.fact_count(), warehouse.day_buckets()) == (0, [])
+    assert warehouse.stages("r_2") == stages
+    assert list(warehouse.recent_runs(5)) == ["r_2", "r_1"]
+    assert warehouse.recent_runs(1) == {"r_2": stages}
+    assert [(one.value, one.at) for one in warehouse.anomalies(2)] == [
+        (2, STARTED + timedelta(seconds=2)),
+        (1, STARTED + timedelta(seconds=1)),
+    ]
+
+
+def _insert_until(url: str, stop: Event, started: Event) -> None:
+    with open_warehouse(url) as store:
+        n = 0
+        while not stop.is_set():
+            store.insert_facts([fact(m) for m in range(n, n + 2_000)])
+            started.set()
+            n += 2_000
+
+
+def test_a_reader_reads_whole_transactions_while_another_process_writes(warehouse: Warehouse, warehouse_url: str) -> None:
+    processes = multiprocessing.get_context("spawn")
+    stop, started = processes.Event(), processes.Event()
+    writer = processes.Process(target=_insert_until, args=(warehouse_url, stop, started))
+    writer.start()
+    try:
+        assert started.wait(30)
+        slowest, counts = 0.0, []
+        for _ in range(30):
+            began = time.monotonic()
+            counts.append(sum(bucket.n for bucket in warehouse.day_buckets()))
+            slowest = max(slowest, time.monotonic() - began)
+            time.sleep(0.02)
+    finally:
+        stop.set()
+        writer.join(30)
+    assert writer.exitcode == 0
+    assert slowest < 2
+    assert counts == sorted(counts) and not any(count % 2_000 for count in counts)
+
+
+def test_two_writers_with_the_same_facts_count_them_once(warehouse_url: str) -> None:
+    facts = [fact(n) for n in range(4_000)]
+
+    def insert(_: int) -> int:
+        with open_warehouse(warehouse_url) as store:
+            return sum(store.insert_facts(facts[start : start + 500]) for start in range(0, 4_000, 500))
+
+    with ThreadPoolExecutor(3) as pool:
+        assert sum(pool.map(insert, range(3))) == 4_000
+    with open_warehouse(warehouse_url) as store:
+        assert store.day_buckets() == buckets_of(facts)
+
+
+def test_a_server_that_is_down_or_mute_is_told_in_time(closed_port: int, mute_port: int) -> None:
+    for port in (closed_port, mute_port):
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable), open_warehouse(f"postgresql://u@127.0.0.1:{port}/d", timeout_seconds=2):
+            pass
+        assert time.monotonic() - began < 5
+
+
+def test_a_writer_that_never_ends_stops_other_writers_alone_and_is_told_in_time(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'w.sqlite'}"
+    with open_warehouse(url, timeout_seconds=0.3) as store:
+        engine = create_engine(url, isolation_level="AUTOCOMMIT")
+        with engine.connect() as other:
+            other.exec_driver_sql("BEGIN IMMEDIATE")
+            began = time.monotonic()
+            with pytest.raises(StoreUnavailable):
+                store.insert_facts([fact(1)])
+            assert time.monotonic() - began < 3
+            with open_warehouse(url, timeout_seconds=0.3) as reader:
+                assert reader.fact_count() == store.fact_count() == 0
+            other.exec_driver_sql("ROLLBACK")
+        engine.dispose()
+        assert store.insert_facts([fact(1)]) == 1
+
+
+def test_a_file_that_is_no_database_or_cannot_be_made_is_a_refusal(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("this is not a database, " * 100)
+    for place in (tmp_path / "text", tmp_path / "text" / "below" / "a file"):
+        with pytest.raises(StoreRefused) as refused, open_warehouse(f"sqlite:///{place}"):
+            pass
+        assert refused.value.hint
+
+
+def test_a_full_disk_is_a_refusal_and_nothing_is_half_written(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'w.sqlite'}"
+    with open_warehouse(url) as store:
+        store.insert_facts([fact(n) for n in range(100)])
+        store._writer.dispose()
+        with store._writer.connect() as connection:
+            connection.exec_driver_sql("PRAGMA max_page_count = 1")
+        with pytest.raises(StoreRefused) as refused:
+            store.insert_facts([fact(n) for n in range(100, 20_000)])
+        assert refused.value.hint
+        assert (store.fact_count(), sum(bucket.n for bucket in store.day_buckets())) == (100, 100)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write any file")
+def test_a_read_only_file_is_a_refusal(tmp_path: Path) -> None:
+    file = tmp_path / "w.sqlite"
+    with open_warehouse(f"sqlite:///{file}"):
+        pass
+    file.chmod(0o444)
+    with pytest.raises(StoreRefused), open_warehouse(f"sqlite:///{file}") as store:
+        store.insert_facts([fact(1)])
