@@ -1,0 +1,1 @@
+"""Claiming, parsing and judging drops, and loading catalogs. What is done with accepted records afterwards lives elsewhere."""

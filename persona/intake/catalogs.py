@@ -1,0 +1,115 @@
+"""Catalog files (campaigns, intents, users): which kind a file is, whether it validates, and loading it. All of a file or nothing."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+import structlog
+from pydantic import TypeAdapter, ValidationError
+
+from persona.errors import InvalidInput
+from persona.intake.claim import settled_files
+from persona.pipeline.draining import Outcome, Pipeline
+from persona.pipeline.lease import Lease
+from persona.pipeline.stages import CATALOG_SINKS
+from persona.schemas import Campaign, Customer, IntentDefinition
+from persona.stores.documents import Documents
+
+CatalogName = Literal["campaigns", "intents", "users"]
+ENTRIES: dict[CatalogName, TypeAdapter[list[Any]]] = {
+    "campaigns": TypeAdapter(list[Campaign]),
+    "intents": TypeAdapter(list[IntentDefinition]),
+    "users": TypeAdapter(list[Customer]),
+}
+log = structlog.get_logger()
+KEYS: dict[str, CatalogName] = {"campaign_id": "campaigns", "intent": "intents", "user_id": "users"}
+
+
+def read_catalog(content: bytes, *, name: str) -> tuple[CatalogName, list[Any]]:
+    """Which catalog this is, by the key of its entries, and its validated entries.
+
+    Raises `InvalidInput` naming the first entries at fault.
+    """
+    try:
+        entries = orjson.loads(content.removeprefix(b"\xef\xbb\xbf"))
+    except orjson.JSONDecodeError as error:
+        raise InvalidInput(f"{name}: not valid JSON ({error})", hint="A catalog is a JSON array of objects.") from None
+    if not isinstance(entries, list) or not entries:
+        raise InvalidInput(f"{name}: a catalog is a JSON array of objects with at least one entry", hint="See data/samples.")
+    catalog = _kind(entries[0])
+    if catalog is None:
+        raise InvalidInput(
+            f"{name}: its entries have none of campaign_id, intent, user_id",
+            hint="campaigns.json, intents.json and users.json have them.",
+        )
+    try:
+        return catalog, ENTRIES[catalog].validate_python(entries)
+    except ValidationError as error:
+        faults = [f"entry {'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors(include_input=False)[:3]]
+        raise InvalidInput(
+            f"{name}: {'; '.join(faults)}", hint="Mend the entries named; nothing of the file was loaded."
+        ) from None
+
+
+def load_catalog(documents: Documents, path: Path, lease: Lease, *, run_id: str) -> tuple[CatalogName, int]:
+    """Validate the file and put it in force; return which catalog it is and how many entries it has.
+
+    Raises `InvalidInput` when it does not validate; the ledger says so too, and what was in force stays.
+    """
+    content = path.read_bytes()
+    entry = hashlib.sha256(content).hexdigest()
+    try:
+        catalog, entries = read_catalog(content, name=path.name)
+    except InvalidInput as error:
+        documents.ledger.refuse_catalog(entry, name=path.name, size=len(content), detail=error.message, run_id=run_id)
+        raise
+    lease.check()
+    if catalog == "campaigns":
+        documents.catalog.put_campaigns(entries)
+    elif catalog == "intents":
+        documents.catalog.put_intents(entries)
+    else:
+        documents.catalog.put_customers(entries)
+    documents.ledger.load_catalog(
+        entry,
+        name=path.name,
+        size=len(content),
+        catalog=catalog,
+        records=len(entries),
+        sinks=CATALOG_SINKS[catalog],
+        run_id=run_id,
+    )
+    return catalog, len(entries)
+
+
+def load_folder(pipeline: Pipeline, *, run_id: str) -> Outcome:
+    """Load every file of the catalog folder whose content has not been seen; the `catalogs` stage. A refused file stops nothing."""
+    settings, documents = pipeline.settings, pipeline.documents
+    with pipeline.recorded(run_id, "catalogs") as count, pipeline.lease(run_id, "catalogs") as lease:
+        loaded: list[str] = []
+        for file in settled_files(settings.catalog, settle_seconds=settings.settle_seconds):
+            entry = hashlib.sha256(file.path.read_bytes()).hexdigest()
+            if file.path.suffix != ".json" or documents.ledger.knows_catalog(entry):
+                continue
+            try:
+                _, records = load_catalog(documents, file.path, lease, run_id=run_id)
+            except InvalidInput as error:
+                log.warning("catalog_refused", name=file.path.name, error=error.message)
+                continue
+            loaded.append(entry)
+            count(count.records + records)
+        return pipeline.outcome("catalogs", count.records, count.seconds, documents.ledger.get(loaded))
+
+
+def unseen_catalogs(pipeline: Pipeline) -> bool:
+    """Whether the catalog folder holds a file whose content has not been seen."""
+    files = settled_files(pipeline.settings.catalog, settle_seconds=pipeline.settings.settle_seconds)
+    hashes = (hashlib.sha256(file.path.read_bytes()).hexdigest() for file in files if file.path.suffix == ".json")
+    return any(not pipeline.documents.ledger.knows_catalog(entry) for entry in hashes)
+
+
+def _kind(entry: Any) -> CatalogName | None:
+    if not isinstance(entry, dict):
+        return None
+    return next((catalog for key, catalog in KEYS.items() if key in entry), None)

@@ -1,0 +1,201 @@
+"""What a valid record is: from its bytes to the document that MongoDB keeps, or to why not. Pure but for the clock it is handed."""
+
+import hashlib
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+import orjson
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
+
+from persona.intake.parse import RawRecord
+from persona.schemas import Event, Reason
+from persona.stores.documents.embeddings import text_hash
+from persona.stores.documents.quarantine import Rejected
+
+MAX_DEPTH = 64
+MAX_MESSAGE = 100_000
+FUTURE_TOLERANCE = timedelta(days=1)
+BIG_INTEGER = re.compile(rb"[0-9]{19}")
+INT64 = range(-(2**63), 2**63)
+
+
+def _integer_as_text(value: Any) -> Any:
+    return str(value) if type(value) is int else value
+
+
+def _lowercase(value: Any) -> Any:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def _time(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a time is an ISO 8601 string, or epoch seconds or milliseconds")
+    return value
+
+
+Id = Annotated[
+    str,
+    BeforeValidator(_integer_as_text),
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=256, pattern=r"^[^\x00]*$", strict=True),
+]
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=256, pattern=r"^[^\x00]*$", strict=True)]
+
+
+class Record(BaseModel):
+    """One message or event, as a drop's line gives it. Whatever else the line holds is kept as attributes."""
+
+    model_config = ConfigDict(extra="allow", hide_input_in_errors=True)
+
+    user_id: Id
+    timestamp: Annotated[datetime, BeforeValidator(_time)]
+    message: Annotated[str, StringConstraints(max_length=MAX_MESSAGE, strict=True)] | None = None
+    message_id: Id | None = None
+    conversation_id: Id | None = None
+    campaign_id: Id | None = None
+    intent: Name | None = None
+    channel: Annotated[Name, BeforeValidator(_lowercase)] | None = None
+    event: Annotated[Event, BeforeValidator(_lowercase)] | None = None
+    value: Annotated[float, Field(strict=True, allow_inf_nan=False)] | None = None
+
+
+def to_document(raw: RawRecord, *, drop: str, now: datetime) -> dict[str, Any] | Rejected:
+    """The document of a valid record, ready to insert; or the line with the reason why it is kept out."""
+    try:
+        return _document(raw, drop, now)
+    except _Refusal as refusal:
+        return Rejected(line=raw.line, offset=raw.offset, reason=refusal.reason, detail=refusal.detail, raw=raw.raw)
+
+
+class _Refusal(Exception):
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+def _document(raw: RawRecord, drop: str, now: datetime) -> dict[str, Any]:
+    if raw.oversized:
+        raise _Refusal(Reason.TOO_LARGE, "A record is at most 1 MiB: split it, or leave out what it carries along.")
+    fields = _parsed(raw.raw)
+    if not isinstance(fields, dict):
+        raise _Refusal(Reason.NOT_AN_OBJECT, "A record is a JSON object with user_id, message and timestamp.")
+    try:
+        record = Record.model_validate(fields)
+    except ValidationError as error:
+        raise _refusal(error) from None
+    at = _utc(record.timestamp)
+    if at - now > FUTURE_TOLERANCE:
+        raise _Refusal(
+            Reason.TIME_IN_FUTURE, "timestamp lies more than a day in the future: check the producer's clock or its unit."
+        )
+    event = record.event or Event.MESSAGE
+    if event is Event.MESSAGE and not record.message:
+        raise _Refusal(Reason.MISSING_FIELD, "message is required unless event says that something else happened.")
+    document: dict[str, Any] = {
+        "user_id": record.user_id,
+        "timestamp": at,
+        "event": event.value,
+        "channel": record.channel or "unknown",
+    }
+    for name, value in (
+        ("message", record.message),
+        ("conversation_id", record.conversation_id),
+        ("campaign_id", record.campaign_id),
+        ("intent", record.intent),
+        ("value", record.value),
+    ):
+        if value is not None and value != "":
+            document[name] = value
+    if record.model_extra:
+        document["attributes"] = _checked_attributes(record.model_extra)
+    document["digest"] = _digest(document)
+    document["_id"] = record.message_id or f"m_{document['digest']}"
+    document["drop"], document["line"] = drop, raw.line
+    if record.message:
+        document["text_hash"] = text_hash(record.message)
+    if record.message or record.intent:
+        document["expressive"] = True
+    return document
+
+
+def _parsed(raw: bytes) -> Any:
+    try:
+        if BIG_INTEGER.search(raw):
+            return json.loads(raw.decode("utf-8"), parse_int=_integer, parse_constant=_no_constant)
+        return orjson.loads(raw)
+    except UnicodeDecodeError:
+        raise _Refusal(Reason.INVALID_ENCODING, "The record is not valid UTF-8.") from None
+    except RecursionError:
+        raise _Refusal(Reason.TOO_DEEP, f"The record nests deeper than {MAX_DEPTH} levels.") from None
+    except ValueError as error:
+        raise _syntax_refusal(raw, error) from None
+
+
+def _syntax_refusal(raw: bytes, error: ValueError) -> _Refusal:
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return _Refusal(Reason.INVALID_ENCODING, "The record is not valid UTF-8.")
+    if "ecursion" in str(error):
+        return _Refusal(Reason.TOO_DEEP, f"The record nests deeper than {MAX_DEPTH} levels.")
+    where = (
+        f"line {error.lineno}, column {error.colno} of the record" if isinstance(error, json.JSONDecodeError) else "the record"
+    )
+    return _Refusal(Reason.INVALID_JSON, f"Not valid JSON at {where}.")
+
+
+def _integer(digits: str) -> int | str:
+    # Python refuses to convert thousands of digits; 20 are beyond 64 bits whatever they are
+    return digits if len(digits) > 20 or (number := int(digits)) not in INT64 else number
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _refusal(error: ValidationError) -> _Refusal:
+    first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+    field = str(first["loc"][0]) if first["loc"] else "record"
+    if first["type"] == "missing":
+        return _Refusal(Reason.MISSING_FIELD, f"{field} is missing.")
+    return _Refusal(Reason.INVALID_FIELD, f"{field}: {first['msg']}.")
+
+
+def _utc(time: datetime) -> datetime:
+    try:
+        at = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except OverflowError:
+        raise _Refusal(Reason.INVALID_FIELD, "timestamp: outside the years 1 to 9999.") from None
+    return at.replace(microsecond=at.microsecond // 1000 * 1000)  # MongoDB keeps milliseconds
+
+
+def _checked_attributes(attributes: dict[str, Any]) -> dict[str, Any]:
+    waiting: list[tuple[Any, int]] = [(attributes, 1)]
+    while waiting:
+        value, depth = waiting.pop()
+        if depth > MAX_DEPTH:
+            raise _Refusal(Reason.TOO_DEEP, f"The record nests deeper than {MAX_DEPTH} levels.")
+        if isinstance(value, dict):
+            if any("\x00" in key for key in value):
+                raise _Refusal(Reason.INVALID_FIELD, "A field's name holds a NUL character.")
+            waiting.extend((item, depth + 1) for item in value.values() if isinstance(item, dict | list))
+        else:
+            waiting.extend((item, depth + 1) for item in value if isinstance(item, dict | list))
+    return attributes
+
+
+def _digest(document: dict[str, Any]) -> str:
+    try:
+        canonical = orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError:
+        raise _Refusal(Reason.INVALID_ENCODING, "The record holds half of a surrogate pair: no Unicode text.") from None
+    return hashlib.blake2b(canonical, digest_size=16).hexdigest()

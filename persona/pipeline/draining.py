@@ -1,0 +1,192 @@
+"""Draining: hand a stage everything that is pending for it as one batch under the lease, and mark the batch when the stage is done."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property, partial
+
+import structlog
+
+from persona.errors import NotFound, PersonaError, StoreUnavailable
+from persona.pipeline.lease import Lease, lease
+from persona.pipeline.stages import CODE_VERSIONS, UPSTREAM
+from persona.settings import Settings
+from persona.stores.cache import Cache
+from persona.stores.documents import Documents
+from persona.stores.documents.ledger import Entry
+from persona.stores.warehouse import Warehouse
+
+Progress = Callable[[str, int], None]
+log = structlog.get_logger()
+
+
+@dataclass
+class Batch:
+    """What one stage applies in one run. The stage adds what it wrote to `records`."""
+
+    stage: str
+    run_id: str
+    entries: list[Entry]
+    lease: Lease
+    documents: Documents
+    progress: Callable[[int], None] = lambda done: None
+    """Called with the number of records written so far."""
+    records: int = 0
+
+    @cached_property
+    def drops(self) -> list[str]:
+        """The drops of the batch."""
+        return [entry.id for entry in self.entries if entry.kind == "drop"]
+
+    def has_catalog(self, *names: str) -> bool:
+        """Whether the batch brings one of these catalogs."""
+        return any(entry.catalog in names for entry in self.entries)
+
+    @cached_property
+    def users(self) -> list[str]:
+        """The users that the drops of the batch touched."""
+        return self.documents.records.users_of(self.drops) if self.drops else []
+
+    def in_chunks(self, items: Sequence[str], size: int) -> Iterator[list[str]]:
+        """The items in chunks, with the lease checked before each: the way every stage writes."""
+        for start in range(0, len(items), size):
+            self.lease.check()
+            yield list(items[start : start + size])
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a stage did, for whoever reports it."""
+
+    stage: str
+    records: int
+    seconds: float
+    entries: list[Entry]
+    fingerprint: str
+    """Of everything the stage ever applied, and of its code."""
+    folder_state: str
+    """Of the drops that what the stage holds reflects."""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The stores that draining itself needs, and the settings of the lease."""
+
+    settings: Settings
+    documents: Documents
+    warehouse: Warehouse
+    cache: Cache
+    progress: Progress = lambda stage, done: None
+    """Called with a stage's name and how many records it has written."""
+
+    @contextmanager
+    def lease(self, run_id: str, purpose: str) -> Iterator[Lease]:
+        """Hold the pipeline's lease for the time of the block."""
+        seconds, wait = self.settings.lease_seconds, self.settings.lease_wait_seconds
+        with lease(self.documents, run_id=run_id, purpose=purpose, seconds=seconds, wait_seconds=wait) as held:
+            yield held
+
+    def drain(
+        self, stage: str, apply: Callable[[Batch], None], *, run_id: str, drops: Sequence[str] = (), reapply: bool = False
+    ) -> Outcome:
+        """Let `apply` work on everything pending for the stage, then mark it applied; the run's history gets a row either way.
+
+        With `drops`, only these; with `reapply`, these (or all) even if they were applied. Raises `NotFound` for an unknown drop.
+        """
+        with self.recorded(run_id, stage) as count, self.lease(run_id, stage) as held:
+            batch = Batch(
+                stage, run_id, self._entries(stage, drops, reapply), held, self.documents, partial(self.progress, stage)
+            )
+            if batch.entries:
+                apply(batch)
+                self._mark(stage, batch)
+            self._evict(held, run_id)
+            count(batch.records)
+            return self.outcome(stage, batch.records, count.seconds, batch.entries)
+
+    @contextmanager
+    def recorded(self, run_id: str, stage: str) -> Iterator["StageClock"]:
+        """Write the stage's row of the run history when the block ends, well or not."""
+        clock = StageClock()
+        started = datetime.now(UTC)
+        try:
+            yield clock
+        except BaseException as error:
+            # only our own messages are known to hold no person's words
+            reason = error.message if isinstance(error, PersonaError) else type(error).__name__
+            self._record(run_id, stage, "failed", clock, started, reason)
+            raise
+        self._record(run_id, stage, "success", clock, started, None)
+
+    def outcome(self, stage: str, records: int, seconds: float, entries: list[Entry]) -> Outcome:
+        """What a stage has done in a run, with the versions of what it holds now."""
+        fingerprint = f"{self.documents.ledger.fingerprint(stage)}-{CODE_VERSIONS[stage]}"
+        behind = [sink for sink in UPSTREAM if sink == stage]
+        return Outcome(stage, records, seconds, entries, fingerprint, self.documents.ledger.arrivals(applied_by=behind))
+
+    def _record(self, run_id: str, stage: str, status: str, clock: "StageClock", started: datetime, error: str | None) -> None:
+        self.warehouse.record_stage(
+            run_id=run_id,
+            stage=stage,
+            status=status,
+            records=clock.records,
+            started_at=started,
+            seconds=clock.seconds,
+            error=error,
+        )
+        log.info("stage_ended", run_id=run_id, stage=stage, status=status, records=clock.records, seconds=round(clock.seconds, 3))
+
+    def _entries(self, stage: str, drops: Sequence[str], reapply: bool) -> list[Entry]:
+        ledger = self.documents.ledger
+        if not drops and not reapply:
+            return ledger.pending(stage, upstream=UPSTREAM[stage])
+        if not drops:
+            return ledger.all_of("drop", states=["accepted"]) + ledger.all_of("catalog", states=["loaded"])
+        entries = ledger.get(drops)
+        if unknown := set(drops) - {entry.id for entry in entries}:
+            raise NotFound(
+                f"no such drop in the ledger: {', '.join(sorted(unknown))}", hint="A drop's id is its content's SHA-256."
+            )
+        waiting = {entry.id for entry in ledger.pending(stage, upstream=UPSTREAM[stage])}
+        return [entry for entry in entries if entry.state == "accepted" and (reapply or entry.id in waiting)]
+
+    def _mark(self, stage: str, batch: Batch) -> None:
+        ids = [entry.id for entry in batch.entries]
+        batch.lease.transaction(
+            lambda session: self.documents.ledger.mark(
+                stage, ids, run_id=batch.run_id, code_version=CODE_VERSIONS[stage], session=session
+            )
+        )
+
+    def _evict(self, held: Lease, run_id: str) -> None:
+        """Drop the cached answers of users whose drops every projection has applied."""
+        entries = self.documents.ledger.pending("cache", upstream=UPSTREAM["cache"])
+        if not entries:
+            return
+        batch = Batch("cache", run_id, entries, held, self.documents)
+        try:
+            for users in batch.in_chunks(batch.users, 10_000):
+                self.cache.evict(users)
+        except StoreUnavailable as error:  # answers expire by themselves; a cache that is down is no reason to fail a run
+            log.warning("cache_not_evicted", run_id=run_id, error=error.message)
+            return
+        self._mark("cache", batch)
+
+
+class StageClock:
+    """Counts a stage's records and seconds while it runs."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self.records = 0
+
+    def __call__(self, records: int) -> None:
+        """Set what was written so far."""
+        self.records = records
+
+    @property
+    def seconds(self) -> float:
+        """Since the stage began."""
+        return time.perf_counter() - self._started

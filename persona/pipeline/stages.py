@@ -1,0 +1,49 @@
+"""The stages of draining and what each waits for. Names and order only."""
+
+from persona.stores.documents.ledger import Kind
+
+PROJECTIONS = ("milvus_collection", "neo4j_graph", "engagement_metrics")
+UPSTREAM: dict[str, tuple[str, ...]] = {
+    "embeddings": (),
+    "intents": ("embeddings",),
+    "milvus_collection": ("embeddings",),
+    "neo4j_graph": ("embeddings", "intents"),
+    "engagement_metrics": ("embeddings", "intents"),
+    "cache": ("embeddings", "intents", *PROJECTIONS),
+}
+"""Each sink of an accepted drop, with every sink that must have applied an entry before it."""
+
+DROP_SINKS = tuple(UPSTREAM)
+CATALOG_SINKS = {
+    "campaigns": ("embeddings", "milvus_collection", "neo4j_graph"),
+    "intents": ("embeddings", "intents", "neo4j_graph"),
+    "users": (),
+}
+"""What waits for each catalog. Serving notices a new catalog by its version, so the cache need not be told."""
+
+DRAINING_ASSETS = ("catalogs", "raw_conversations", *(sink for sink in UPSTREAM if sink != "cache"))
+"""What `drops_job` materialises, upstream first."""
+
+CODE_VERSIONS = {
+    "catalogs": "1",
+    "raw_conversations": "1",
+    "embeddings": "1",
+    "intents": "1",
+    "milvus_collection": "1",
+    "neo4j_graph": "1",
+    "engagement_metrics": "1",
+    "cache": "1",
+    "ranking_model": "1",
+    "generation": "1",
+}
+"""Moves when what an asset computes from the same input changes."""
+
+
+def downstream(sink: str) -> tuple[str, ...]:
+    """Every sink that waits for this one, directly or not."""
+    return tuple(other for other, upstream in UPSTREAM.items() if sink in upstream)
+
+
+def kinds_of(sink: str) -> tuple[Kind, ...]:
+    """Which kinds of ledger entry this sink applies."""
+    return ("drop", "catalog") if any(sink in sinks for sinks in CATALOG_SINKS.values()) else ("drop",)

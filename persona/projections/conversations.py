@@ -1,0 +1,133 @@
+"""A user's history cut into conversations, each with a vector and what it led to; and the user's profile. Pure."""
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, cast
+
+import numpy as np
+
+from persona.projections.engagements import EVENT_WEIGHTS
+from persona.schemas import Conversation, Event, UserProfile, Vector
+
+SILENCE = timedelta(minutes=30)
+"""Messages without a conversation id that are less than this apart belong together."""
+ATTRIBUTION = timedelta(days=1)
+"""An event without a conversation id belongs to the conversation that ended at most this long before it."""
+PROFILE_MESSAGES = 200
+PROFILE_HALF_LIFE = timedelta(days=14)
+
+
+@dataclass
+class _Thread:
+    first: Mapping[str, Any]
+    messages: list[Mapping[str, Any]]
+    outcomes: dict[str, float]
+
+    @property
+    def ended_at(self) -> datetime:
+        return cast(datetime, self.messages[-1]["timestamp"])
+
+
+def conversations_of(user_id: str, history: Sequence[Mapping[str, Any]], vectors: Mapping[str, Vector]) -> list[Conversation]:
+    """The user's conversations; `history` is everything of the user, by time then id; `vectors` maps text hash to vector.
+
+    Messages that share a conversation id are one conversation, the others are cut at silences. The id is a hash of the user and the
+    first message, so that a late message that joins two conversations leaves one of the two ids.
+    """
+    threads = _threads(history)
+    _attribute(threads, history)
+    return [
+        Conversation(
+            conversation_id=_conversation_id(user_id, thread.first["_id"]),
+            user_id=user_id,
+            vector=_unit(np.mean([vectors[message["text_hash"]] for message in thread.messages], axis=0)),
+            messages=len(thread.messages),
+            started_at_ms=_ms(thread.first["timestamp"]),
+            ended_at_ms=_ms(thread.ended_at),
+            outcomes=thread.outcomes,
+        )
+        for thread in threads
+    ]
+
+
+def conversation_ids_of(user_id: str, history: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The ids of the conversations that `conversations_of` makes of this history."""
+    return [_conversation_id(user_id, thread.first["_id"]) for thread in _threads(history)]
+
+
+def profile_of(user_id: str, history: Sequence[Mapping[str, Any]], vectors: Mapping[str, Vector]) -> UserProfile | None:
+    """The recency-weighted mean of the user's newest messages (at most 200, half-life 14 days); None without a message.
+
+    Age counts from the user's own newest message, so that a profile depends on nobody else's records.
+    """
+    messages = [record for record in history if "text_hash" in record][-PROFILE_MESSAGES:]
+    if not messages:
+        return None
+    newest = messages[-1]["timestamp"]
+    ages = np.array([(newest - message["timestamp"]) / PROFILE_HALF_LIFE for message in messages])
+    stacked = np.stack([vectors[message["text_hash"]] for message in messages])
+    vector = _unit((0.5**ages) @ stacked)
+    return UserProfile(user_id=user_id, vector=vector, messages=len(messages), last_at_ms=_ms(newest))
+
+
+def _threads(history: Sequence[Mapping[str, Any]]) -> list[_Thread]:
+    named: dict[str, _Thread] = {}
+    threads: list[_Thread] = []
+    unnamed: _Thread | None = None
+    for record in history:
+        if "text_hash" not in record:
+            continue
+        key = record.get("conversation_id")
+        thread = unnamed if key is None else named.get(key)
+        if thread is None or (key is None and record["timestamp"] - thread.ended_at >= SILENCE):
+            thread = _Thread(first=record, messages=[], outcomes={})
+            threads.append(thread)
+        thread.messages.append(record)
+        if key is None:
+            unnamed = thread
+        else:
+            named[key] = thread
+    return threads
+
+
+def _attribute(threads: Sequence[_Thread], history: Sequence[Mapping[str, Any]]) -> None:
+    """Give each record that names a campaign to the conversation it belongs to; the strongest event of a campaign counts."""
+    named = {thread.first["conversation_id"]: thread for thread in threads if "conversation_id" in thread.first}
+    starts, latest = _latest_by_start(threads)
+    for record in history:
+        if "campaign_id" not in record:
+            continue
+        thread = named.get(record.get("conversation_id", "")) or latest[bisect_right(starts, record["timestamp"])]
+        if thread is None or record["timestamp"] - thread.ended_at > ATTRIBUTION:
+            continue
+        campaign, strength = record["campaign_id"], EVENT_WEIGHTS[Event(record["event"])]
+        before = thread.outcomes.get(campaign, 0.0)
+        thread.outcomes[campaign] = strength if abs(strength) >= abs(before) else before
+
+
+def _latest_by_start(threads: Sequence[_Thread]) -> tuple[list[datetime], list[_Thread | None]]:
+    """Starts in order, and for each number of threads begun the one of them that ended last."""
+    by_start = sorted(threads, key=lambda thread: thread.first["timestamp"])
+    latest: list[_Thread | None] = [None]
+    for thread in by_start:
+        before = latest[-1]
+        latest.append(thread if before is None or thread.ended_at >= before.ended_at else before)
+    return [thread.first["timestamp"] for thread in by_start], latest
+
+
+def _conversation_id(user_id: str, first_message_id: str) -> str:
+    return hashlib.blake2b(f"{user_id}\x00{first_message_id}".encode(), digest_size=16).hexdigest()
+
+
+def _unit(vector: np.ndarray[Any, Any]) -> Vector:
+    norm = float(np.linalg.norm(vector))
+    # messages that cancel each other out exactly leave no direction: any fixed unit vector is finite and not zero
+    unit = vector / norm if norm > 1e-9 else np.eye(1, len(vector))[0]
+    return unit.astype(np.float32)
+
+
+def _ms(at: datetime) -> int:
+    return round(at.timestamp() * 1000)
