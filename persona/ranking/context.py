@@ -1,0 +1,34 @@
+"""What is known of the person who is asked about, as the channels and the policy see it. Shapes only."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from persona.schemas import Customer, Engagement, ExpressedIntent, Vector
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Something the person did that policy respects."""
+
+    event: str
+    campaign_id: str | None
+    channel: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """A person, or a few texts of nobody in particular."""
+
+    user_id: str | None
+    vector: Vector | None = None
+    intents: Mapping[str, ExpressedIntent] = field(default_factory=dict)
+    history: Sequence[Engagement] = ()
+    customer: Customer | None = None
+    decisions: Sequence[Decision] = ()
+
+    @property
+    def known(self) -> bool:
+        """Whether this person ever said or did anything."""
+        return self.vector is not None or bool(self.history) or bool(self.intents)

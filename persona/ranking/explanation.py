@@ -1,0 +1,31 @@
+"""Reasons in plain words, from the evidence. Pure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def reason_for(evidence: list[dict[str, Any]]) -> str:
+    """One sentence from the strongest evidence, with the second where there is one."""
+    sentences = [_sentence(part) for part in evidence[:2]]
+    return "; ".join([sentences[0], *(sentence[0].lower() + sentence[1:] for sentence in sentences[1:])]) + "."
+
+
+def _sentence(part: Mapping[str, Any]) -> str:
+    match part["channel"]:
+        case "similar_users":
+            return f"People with similar conversations engaged with this ({_count(part['users'], 'person', 'people')})"
+        case "similar_conversations":
+            return f"Similar conversations led to this ({_count(part['conversations'], 'conversation', 'conversations')})"
+        case "intents":
+            times = "once" if part["messages"] == 1 else f"{part['messages']} times"
+            return f"It answers the intent “{part['intent'].replace('_', ' ')}”, expressed {times}"
+        case "content":
+            return f"Its description is close to what was said (similarity {part['similarity']:.2f})"
+        case "engagement" if part["conversions"]:
+            return f"It does well with everyone now ({_count(part['conversions'], 'conversion', 'conversions')})"
+        case _:
+            return "Nothing speaks against it, and little is known yet"
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"

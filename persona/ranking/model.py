@@ -1,0 +1,98 @@
+"""The ranking model: weights of the channels and how well each campaign does. Fitted from day buckets; pure."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from datetime import date
+
+from pydantic import BaseModel
+
+from persona.projections.engagements import EVENT_WEIGHTS
+from persona.schemas import DayBucket, Event
+
+PRIOR_WEIGHTS: dict[str, float] = {
+    "similar_conversations": 0.30,
+    "similar_users": 0.25,
+    "intents": 0.15,
+    "content": 0.15,
+    "engagement": 0.15,
+}
+"""How much each channel counts before there is data to tune on."""
+HALF_LIFE_DAYS = 7.0
+PRIOR_APPROVALS, PRIOR_REFUSALS = 2.0, 1.0
+"""Beta prior of a campaign's approval: three imagined answers, two of them favourable."""
+NEGATIVE = frozenset({Event.DISMISS, Event.UNSUBSCRIBE})
+ANY_CHANNEL = ""
+
+
+class Figures(BaseModel):
+    """How a campaign does: decayed sums, in events."""
+
+    strength: float
+    """Decayed positive engagement, weighted by event."""
+    approval: float
+    """Posterior mean share of favourable answers, in (0, 1)."""
+    conversions: int
+    """Plain count."""
+
+    @property
+    def engagement(self) -> float:
+        """What the engagement channel ranks by."""
+        return self.strength * self.approval
+
+
+class RankingModel(BaseModel):
+    """What a generation holds."""
+
+    weights: dict[str, float]
+    half_life_days: float
+    newest_day: str | None
+    facts: int
+    fingerprint: str
+    """Of everything the model was fitted on: the same data, the same model."""
+    figures: dict[str, dict[str, Figures]]
+    """By channel (empty: any), then campaign."""
+
+    @property
+    def overall(self) -> Mapping[str, Figures]:
+        """The campaigns' figures over all channels."""
+        return self.figures.get(ANY_CHANNEL, {})
+
+    def figures_on(self, channel: str | None) -> Mapping[str, Figures]:
+        """The campaigns' figures on a channel; over all channels where none is asked for or nothing happened on it."""
+        return self.figures.get(channel or ANY_CHANNEL) or self.overall
+
+    def strength_of(self, campaign_id: str) -> float:
+        """Decayed positive engagement over all channels; 0 for a campaign the model does not know."""
+        known = self.overall.get(campaign_id)
+        return known.strength if known else 0.0
+
+
+def fit(buckets: Iterable[DayBucket], *, facts: int, fingerprint: str) -> RankingModel:
+    """Fit the campaigns' figures from day buckets, decayed relative to the newest day among them."""
+    rows = list(buckets)
+    newest = max((date.fromisoformat(row.day) for row in rows), default=None)
+    grouped: dict[str, dict[str, list[tuple[DayBucket, float]]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        age = (newest - date.fromisoformat(row.day)).days if newest else 0
+        decayed = row.n * 0.5 ** (age / HALF_LIFE_DAYS)
+        grouped[ANY_CHANNEL][row.campaign_id].append((row, decayed))
+        grouped[row.channel][row.campaign_id].append((row, decayed))
+    return RankingModel(
+        weights=dict(PRIOR_WEIGHTS),
+        half_life_days=HALF_LIFE_DAYS,
+        newest_day=newest.isoformat() if newest else None,
+        facts=facts,
+        fingerprint=fingerprint,
+        figures={
+            channel: {campaign: _figures(cells) for campaign, cells in sorted(campaigns.items())}
+            for channel, campaigns in sorted(grouped.items())
+        },
+    )
+
+
+def _figures(cells: list[tuple[DayBucket, float]]) -> Figures:
+    favourable = sum(EVENT_WEIGHTS[Event(row.event)] * n for row, n in cells if Event(row.event) not in NEGATIVE)
+    refusals = sum(n for row, n in cells if Event(row.event) in NEGATIVE)
+    approval = (favourable + PRIOR_APPROVALS) / (favourable + refusals + PRIOR_APPROVALS + PRIOR_REFUSALS)
+    conversions = sum(row.n for row, _ in cells if row.event == Event.CONVERSION)
+    return Figures(strength=favourable, approval=approval, conversions=conversions)

@@ -1,0 +1,69 @@
+"""What may be offered to whom: the rules that take a campaign out, in their order. Pure."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from persona.ranking.context import Context
+from persona.schemas import Campaign, Event
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the caller asked for, as far as policy is concerned."""
+
+    at: datetime
+    channel: str | None = None
+    exclude: Collection[str] = ()
+    repeat_conversions: bool = False
+
+
+def rule_against(campaign: Campaign, context: Context, request: Request) -> str | None:
+    """The first rule that keeps this campaign from this person, in words; None when it may be offered."""
+    channel = request.channel
+    if not _running(campaign, request.at):
+        return "the campaign is not running"
+    if channel is not None and campaign.channels and channel not in campaign.channels:
+        return "the campaign does not run on this channel"
+    if campaign.campaign_id in request.exclude:
+        return "excluded by the caller"
+    if context.customer is not None and context.customer.suppressed:
+        return "the person is suppressed"
+    if campaign.requires_consent and not (context.customer is not None and context.customer.consents_to(channel)):
+        return "the person has not consented"
+    return _decided_against(campaign, context, request)
+
+
+def _running(campaign: Campaign, at: datetime) -> bool:
+    begun = campaign.starts_at is None or campaign.starts_at <= at
+    over = campaign.ends_at is not None and campaign.ends_at <= at
+    return campaign.status == "active" and begun and not over
+
+
+def _decided_against(campaign: Campaign, context: Context, request: Request) -> str | None:
+    impressions = 0
+    for decision in context.decisions:
+        if decision.at > request.at:
+            continue
+        ours = decision.campaign_id == campaign.campaign_id
+        match decision.event:
+            case Event.CONVERSION if ours and not request.repeat_conversions:
+                return "the person has already converted"
+            case Event.DISMISS if ours:
+                return "the person dismissed it"
+            case Event.UNSUBSCRIBE if ours or (
+                decision.campaign_id is None and _reaches(decision.channel, campaign, request.channel)
+            ):
+                return "the person has unsubscribed"
+            case Event.IMPRESSION if ours and campaign.frequency_cap:
+                impressions += request.at - decision.at <= timedelta(days=campaign.frequency_cap.days)
+    if campaign.frequency_cap and impressions >= campaign.frequency_cap.count:
+        return "the frequency cap is reached"
+    return None
+
+
+def _reaches(unsubscribed: str, campaign: Campaign, asked: str | None) -> bool:
+    """An unsubscribe without a campaign concerns its channel; without a channel, everything."""
+    if unsubscribed == "unknown":
+        return True
+    return unsubscribed == asked if asked is not None else campaign.channels == [unsubscribed]
