@@ -1,0 +1,75 @@
+"""Checks on vectors and intents."""
+
+import dagster as dg
+import numpy as np
+
+from persona.pipeline import anomalies
+from persona.stores.documents import Documents
+from persona.stores.warehouse import Warehouse
+from persona_assets.assets.language import embeddings, intents
+from persona_assets.checks.results import all_sound, noticed
+
+HISTORY = 30
+
+
+@dg.asset_check(asset=embeddings, blocking=True)
+def vectors_are_sound(documents: dg.ResourceParam[Documents]) -> dg.AssetCheckResult:
+    """Every text of the run's drops has a vector: finite, of the model's dimension, not zero."""
+    hashes = _texts_of_latest(documents, "embeddings")
+    model = documents.embeddings.model()
+    faults: list[str] = []
+    for start in range(0, len(hashes), 5_000):
+        chunk = hashes[start : start + 5_000]
+        vectors = documents.embeddings.get(chunk)
+        faults += [key for key in chunk if key not in vectors]
+        faults += [
+            key
+            for key, vector in vectors.items()
+            if model is None or len(vector) != model[1] or not np.isfinite(vector).all() or not vector.any()
+        ]
+    return all_sound(len(hashes), faults, faults)
+
+
+@dg.asset_check(asset=embeddings)
+def centroid_has_not_drifted(
+    context: dg.AssetCheckExecutionContext, documents: dg.ResourceParam[Documents], warehouse: dg.ResourceParam[Warehouse]
+) -> dg.AssetCheckResult:
+    """The mean vector of the run's texts, against the runs before: people talk of what they used to."""
+    run_id = context.run.run_id
+    drops = [entry.id for entry in documents.ledger.applied("embeddings", run_id=run_id) if entry.kind == "drop"]
+    vectors = documents.embeddings.get(documents.records.text_hashes_of(drops)) if drops else {}
+    centroid = np.mean(np.stack(list(vectors.values())), axis=0) if vectors else None
+    finding = anomalies.centroid_drift(centroid, documents.embeddings.centroids_before(run_id, limit=HISTORY))
+    if centroid is not None:
+        documents.embeddings.remember_centroid(run_id, centroid)
+    return noticed(
+        finding, warehouse, run_id=run_id, asset="embeddings", check_name="centroid_has_not_drifted",
+        description="Cosine distance from the mean vector of earlier runs.",
+    )  # fmt: skip
+
+
+@dg.asset_check(asset=intents)
+def most_messages_show_an_intent(
+    context: dg.AssetCheckExecutionContext, documents: dg.ResourceParam[Documents], warehouse: dg.ResourceParam[Warehouse]
+) -> dg.AssetCheckResult:
+    """The share of the run's texts in which no intent of the catalog was found; nothing to find without a catalog of intents."""
+    hashes = _texts_of_latest(documents, "intents") if documents.catalog.intents() else []
+    finding = anomalies.share_without_intent(len(hashes), len(documents.embeddings.labels(hashes)))
+    return noticed(
+        finding, warehouse, run_id=context.run.run_id, asset="intents", check_name="most_messages_show_an_intent",
+        description="Share of texts without an intent.",
+    )  # fmt: skip
+
+
+@dg.asset_check(asset=intents, blocking=True)
+def every_text_is_labelled(documents: dg.ResourceParam[Documents]) -> dg.AssetCheckResult:
+    """Every text of the run's drops was looked at by the classifier in force, with or without a find."""
+    version = documents.embeddings.label_version()
+    hashes = _texts_of_latest(documents, "intents") if version else []
+    unlabelled = sorted(set(hashes) - documents.embeddings.labelled(hashes, version=version)) if version else []
+    return all_sound(len(hashes), unlabelled, unlabelled)
+
+
+def _texts_of_latest(documents: Documents, asset: str) -> list[str]:
+    drops = [entry.id for entry in documents.ledger.applied(asset) if entry.kind == "drop"]
+    return list(documents.records.text_hashes_of(drops)) if drops else []

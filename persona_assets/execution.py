@@ -1,0 +1,82 @@
+"""Dagster's instance under PERSONA_HOME, and running the graph in this process. What the graph is: `definitions`."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from persona.errors import PersonaError
+from persona.pipeline.draining import Pipeline
+from persona.settings import Settings
+from persona_assets.definitions import build_definitions
+
+CONFIGURATION = Path(__file__).parents[1] / "dagster.yaml"
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """How a run ended."""
+
+    run_id: str
+    success: bool
+    error: str | None
+    checks: list[dict[str, Any]]
+    """asset, check, passed, blocking."""
+
+
+def prepare_instance(settings: Settings) -> dg.DagsterInstance:
+    """Dagster's instance, with its configuration in place and its tables made.
+
+    Several processes that find no tables would all make them and stand in each other's way: call this before they start.
+    """
+    settings.dagster_home.mkdir(parents=True, exist_ok=True)
+    if not CONFIGURATION.exists():
+        raise PersonaError(
+            f"{CONFIGURATION.name} is missing beside the packages", hint="Install from a checkout: pip install -e ."
+        )
+    shutil.copyfile(CONFIGURATION, settings.dagster_home / CONFIGURATION.name)
+    os.environ["DAGSTER_HOME"] = str(settings.dagster_home)
+    instance = dg.DagsterInstance.get()
+    instance.get_runs(limit=1)
+    instance.get_asset_records()
+    instance.all_instigator_state()
+    return instance
+
+
+def execute(settings: Settings, pipeline: Pipeline, *, assets: Sequence[str]) -> Execution:
+    """Materialise these assets with their checks, in this process."""
+    definitions = build_definitions({"pipeline": pipeline})
+    job = definitions.resolve_implicit_global_asset_job_def()
+    with prepare_instance(settings) as instance:
+        result = job.execute_in_process(
+            instance=instance,
+            raise_on_error=False,
+            asset_selection=[dg.AssetKey(asset) for asset in assets],
+            run_config=QUIET,
+        )
+    checks = [
+        {
+            "asset": evaluation.asset_key.to_user_string(),
+            "check": evaluation.check_name,
+            "passed": evaluation.passed,
+            "blocking": evaluation.blocking,
+        }
+        for evaluation in result.get_asset_check_evaluations()
+    ]
+    failures = [_reason(event) for event in result.filter_events(lambda event: event.is_step_failure)]
+    return Execution(result.run_id, result.success, "; ".join(failures) or None, checks)
+
+
+def _reason(event: dg.DagsterEvent) -> str:
+    error = event.step_failure_data.error
+    cause = (error.cause or error) if error else None
+    if cause is None:
+        return f"{event.step_key} failed"
+    if cause.cls_name == "DagsterAssetCheckFailedError":
+        return f"a blocking check failed: {event.step_key}"
+    return cause.message.strip().removeprefix("persona.errors.").split(": ", 1)[-1]

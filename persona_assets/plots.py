@@ -1,0 +1,47 @@
+"""Pictures for the Dagster UI, as small PNGs in Markdown. What they show comes in; nothing is read here."""
+
+import base64
+import io
+from collections.abc import Sequence
+
+import dagster as dg
+import pandas as pd
+from matplotlib.figure import Figure
+
+from persona.ranking.model import RankingModel
+from persona.schemas import DayBucket
+
+DAYS = 90
+TOP = 12
+
+
+def events_by_day(buckets: Sequence[DayBucket]) -> dg.MarkdownMetadataValue:
+    """Events a day, by kind, over the newest days."""
+    frame = pd.DataFrame([(bucket.day, bucket.event, bucket.n) for bucket in buckets], columns=["day", "event", "n"])
+    counts = frame.pivot_table(index="day", columns="event", values="n", aggfunc="sum", fill_value=0).tail(DAYS)
+    figure = Figure(figsize=(7, 2.6), layout="constrained")
+    axes = figure.subplots()
+    if not counts.empty:
+        counts[counts.sum().sort_values(ascending=False).index].plot.bar(stacked=True, ax=axes, width=0.9)
+        axes.set_xticks(range(0, len(counts), max(1, len(counts) // 6)))
+        axes.tick_params(axis="x", rotation=0)
+        axes.set_xlabel("")
+        axes.legend(fontsize="x-small", ncols=4)
+    axes.set_ylabel("events a day")
+    return _picture(figure, "events by day")
+
+
+def top_campaigns(model: RankingModel) -> dg.MarkdownMetadataValue:
+    """The campaigns with the strongest decayed engagement."""
+    best = sorted(model.overall.items(), key=lambda item: -item[1].engagement)[:TOP][::-1]
+    figure = Figure(figsize=(7, 2.8), layout="constrained")
+    axes = figure.subplots()
+    axes.barh([campaign[:24] for campaign, _ in best], [figures.engagement for _, figures in best], color="#4f43dd")
+    axes.set_xlabel(f"engagement, half-life {model.half_life_days:g} days")
+    return _picture(figure, "top campaigns")
+
+
+def _picture(figure: Figure, title: str) -> dg.MarkdownMetadataValue:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=80)
+    return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()})")
