@@ -1,0 +1,29 @@
+"""`persona ingest`: hand files to the watched folder, each whole or not at all."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from persona.errors import NotFound
+from persona.settings import Settings
+from persona_cli.options import Json
+from persona_cli.output import emit, steps
+
+
+def ingest(paths: Annotated[list[Path], typer.Argument(help="Files, or folders of files.")], json: Json = False) -> None:
+    """Copy drops into the watched folder; the sensor, or `persona materialize`, takes them in."""
+    if missing := [str(path) for path in paths if not path.exists()]:
+        raise NotFound(f"no such file or folder: {', '.join(missing)}")
+    folder = Settings().drops
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path]) if file.is_file()]
+    with steps() as step:
+        for done, file in enumerate(files, 1):
+            unfinished = folder / f".{file.name}.{os.getpid()}.tmp"
+            shutil.copyfile(file, unfinished)
+            os.replace(unfinished, folder / file.name)
+            step.count("files", done)
+    emit({"folder": str(folder), "files": [file.name for file in files]}, f"{len(files)} files into {folder}")

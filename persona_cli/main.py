@@ -1,0 +1,67 @@
+"""The `persona` command: its nouns and verbs, and what an error becomes. What each does is in its own module."""
+
+import os
+import sys
+
+import typer
+
+from persona.errors import InvalidInput, PersonaError
+from persona.logs import configure_logs
+from persona.settings import Settings
+from persona_cli import catalog, doctor, generate, ingest, materialize, output, platform, rebuild, recommend, serve, stores
+
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]  # Typer carries its own Click and names only the subclass
+
+app = typer.Typer(
+    name="persona",
+    help="From drops of customer conversations to campaign recommendations that explain themselves.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(stores.app, name="stores")
+for command in (
+    platform.up,
+    platform.down,
+    platform.status,
+    doctor.doctor,
+    generate.generate,
+    catalog.catalog,
+    ingest.ingest,
+    materialize.materialize,
+    recommend.recommend,
+    rebuild.rebuild,
+    serve.serve,
+):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line; exit 0 done, 1 failed, 2 usage, 3 not found, 4 busy."""
+    output.set_json("--json" in sys.argv[1:])
+    try:
+        _configure_logs()
+        sys.exit(app(standalone_mode=False) or 0)
+    except PersonaError as error:
+        sys.exit(output.fail(error))
+    except USAGE_ERROR as error:
+        if not output.State.json:
+            error.show()  # type: ignore[attr-defined]
+            sys.exit(2)
+        sys.exit(output.fail(InvalidInput(str(error), hint="`persona --help` shows the commands.")))
+    except (typer.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output has gone; nothing more to say to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _configure_logs() -> None:
+    """On a terminal the progress line says what is under way; warnings still show, unless another level is asked for."""
+    settings = Settings()
+    quiet = sys.stderr.isatty() and "log_level" not in settings.model_fields_set
+    configure_logs("WARNING" if quiet else settings.log_level)
+
+
+if __name__ == "__main__":
+    main()
