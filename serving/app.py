@@ -1,0 +1,65 @@
+"""The application: what is mounted where. Routes are in `routes`, what they stand on in `services`."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from persona.settings import Settings
+from serving.middleware import Requests
+from serving.problems import Problem, answer_with_problems
+from serving.routes import health, recommendations
+from serving.services import open_services
+from serving.stores import StoreOpeners, openers
+
+DESCRIPTION = """
+Campaign recommendations that explain themselves, from what people said and did.
+
+A store that is down costs its part of the answer and is named under `degraded`; the answer itself fails only when nothing is left
+to answer from. Errors are problem documents (RFC 9457). Every response carries `X-Request-ID`: send one to find it in the log.
+"""
+
+
+def create_app(settings: Settings, *, stores: StoreOpeners | None = None) -> FastAPI:
+    """The service over the stores that the settings name, or over `stores`. Nothing is connected before the lifespan begins."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with open_services(settings, stores or openers(settings)) as app.state.services:
+            yield
+
+    app = FastAPI(
+        title="Persona",
+        version=_version(),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        redoc_url=None,
+    )
+    app.add_middleware(Requests)
+    answer_with_problems(app)
+    app.include_router(recommendations.router)
+    app.include_router(health.router)
+    app.openapi = lambda: _described(app)  # type: ignore[method-assign]
+    return app
+
+
+def _described(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document; problem documents are not returned through the framework, so their schema is added by hand."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        schemas = document["components"]["schemas"]
+        problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= problem.pop("$defs") | {"Problem": problem}
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+def _version() -> str:
+    try:
+        return version("persona")
+    except PackageNotFoundError:  # from a checkout that was never installed
+        return "0"

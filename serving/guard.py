@@ -1,0 +1,247 @@
+"""What keeps one store from hanging the service: threads of its own, a deadline, a circuit breaker. It knows no store's verbs.
+
+A server that is stopped may block a driver's call for as long as it is stopped, whatever timeouts are set. So every call runs
+in one of the store's own few threads; its caller waits for the deadline and no longer; the overrun call keeps its thread. Two
+failures in a row open the breaker, and from then on callers are refused at once. Who asks whether the store is back is not a
+person's request but `Guard.keep`, in the background.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any, Generic, Literal, Protocol, TypeVar, cast
+
+import structlog
+from purgatory import SyncCircuitBreakerFactory
+from purgatory.domain.model import CLOSED, OpenedState
+
+from persona.errors import PersonaError, StoreUnavailable
+from persona.settings import StoreName
+
+log = structlog.get_logger(__name__)
+
+DEADLINE_SECONDS = 0.4
+PING_SECONDS = 1.0
+CLOSE_SECONDS = 2.0
+KEEP_SECONDS = 1.0
+"""How often a store that does not answer is asked again."""
+FAILURES_TO_OPEN = 2
+"""In a row. One person's slow query must not cost everyone the store; a store that hangs fails every call."""
+THREADS = 8
+"""Calls from threads, and as many from the event loop, that may run at once; the slots are for both."""
+
+
+class Pingable(Protocol):
+    """What every store can do."""
+
+    def ping(self) -> None:
+        """Return when the server answers."""
+
+
+T = TypeVar("T", bound=Pingable)
+R = TypeVar("R")
+P = TypeVar("P")
+
+
+@dataclass(frozen=True, slots=True)
+class StoreHealth:
+    """How a store is right now; `latency_ms` of its ping, None where it did not answer."""
+
+    status: Literal["ok", "down"]
+    latency_ms: float | None
+    error: str | None
+
+
+class Guard(Generic[T]):
+    """One store, opened in the background and asked under a deadline.
+
+    `call` and `ask` raise `StoreUnavailable`, whatever went wrong: a store that refuses costs what one that is down costs.
+    """
+
+    def __init__(self, name: StoreName, open_store: Callable[[], AbstractContextManager[T]]) -> None:
+        self.name = name
+        self._open = open_store
+        self._opened: tuple[AbstractContextManager[T], T] | None = None
+        self._why = "not connected yet"
+        self._slots = _Slots(name, 2 * THREADS)
+        self._turns = asyncio.Semaphore(THREADS)
+        self._lock = threading.Lock()
+        breakers = SyncCircuitBreakerFactory(default_threshold=FAILURES_TO_OPEN, default_ttl=KEEP_SECONDS / 2)
+        breakers.add_listener(_log_state)
+        self._breaker = breakers.get_breaker(name)
+        self.attempted = asyncio.Event()
+        """Set when the first attempt to open the store has ended, well or not."""
+
+    # -- asking -----------------------------------------------------------------------------------------------------------
+
+    def call(self, verb: Callable[[T], R]) -> R:
+        """What `verb` returns of the store, from a thread that may wait."""
+        future = self._begin(verb)
+        with self._recorded(DEADLINE_SECONDS):
+            return future.result(DEADLINE_SECONDS)
+
+    async def ask(self, verb: Callable[[T], R], *, deadline: float = DEADLINE_SECONDS) -> R:
+        """What `verb` returns of the store, from the event loop."""
+        async with self._turns:  # under load callers queue here; a full set of slots then means that calls hang
+            future = self._begin(verb)
+            with self._recorded(deadline):
+                return await asyncio.wait_for(asyncio.wrap_future(future), deadline)
+
+    def part(self, part_of: Callable[[T], P]) -> P:
+        """A stand-in for the store, or a part of it, whose every verb goes through `call`; verbs must not return generators."""
+        return cast(P, _StandIn(self, part_of))
+
+    async def health(self) -> StoreHealth:
+        """Ask the store whether it is there."""
+        started = time.perf_counter()
+        try:
+            await self.ask(lambda store: store.ping(), deadline=PING_SECONDS)
+        except StoreUnavailable as error:
+            return StoreHealth("down", None, error.message)
+        return StoreHealth("ok", round((time.perf_counter() - started) * 1000, 2), None)
+
+    # -- keeping ----------------------------------------------------------------------------------------------------------
+
+    async def keep(self) -> None:
+        """Open the store as soon as it can be opened, and close the breaker as soon as the store answers again. Runs for ever."""
+        while True:
+            if self._opened is None:
+                await self._connect()
+            elif self._breaker.context.state != CLOSED:
+                await self._probe()
+            await asyncio.sleep(KEEP_SECONDS)
+
+    async def close(self) -> None:
+        """Close the store's client; one that hangs is left behind."""
+        if self._opened is not None:
+            context, _ = self._opened
+            self._opened, self._why = None, "closed"
+            with suppress(Exception):  # whatever the driver says about a server that may be gone already
+                leaving = self._slots.submit(lambda: context.__exit__(None, None, None))
+                await asyncio.wait_for(asyncio.wrap_future(leaving), CLOSE_SECONDS)
+        self._slots.close()
+
+    async def _connect(self) -> None:
+        context = self._open()
+        try:
+            self._opened = context, await asyncio.wrap_future(self._slots.submit(context.__enter__))
+            log.info("store connected", store=self.name)
+        except Exception as error:  # a driver's surprise at start must not end the service, nor the attempts
+            why = self._reason(error)
+            if why != self._why:
+                log.warning("store not connected", store=self.name, reason=why, exc_info=not isinstance(error, PersonaError))
+            self._why = why
+        self.attempted.set()
+
+    async def _probe(self) -> None:
+        assert self._opened is not None
+        _, store = self._opened
+        with suppress(StoreUnavailable), self._recorded(PING_SECONDS):
+            await asyncio.wait_for(asyncio.wrap_future(self._slots.submit(store.ping)), PING_SECONDS)
+
+    # -- one call ---------------------------------------------------------------------------------------------------------
+
+    def _begin(self, verb: Callable[[T], R]) -> "Future[R]":
+        if self._opened is None or self._breaker.context.state != CLOSED:
+            raise StoreUnavailable(self.name, self._why)
+        _, store = self._opened
+        return self._slots.submit(lambda: verb(store))
+
+    @contextmanager
+    def _recorded(self, deadline: float) -> Iterator[None]:
+        """Tell the breaker how the call went; raise whatever went wrong as `StoreUnavailable`."""
+        try:
+            yield
+        except TimeoutError:
+            self._why = f"no answer within {deadline:g} s"
+        except PersonaError as error:
+            self._why = self._reason(error)
+        except Exception as error:
+            # Ours or the driver's mistake about this one question: no reason to refuse the next.
+            log.exception("a store's verb failed", store=self.name)
+            raise StoreUnavailable(self.name, self._reason(error)) from error
+        else:
+            self._record(None)
+            return
+        failure = StoreUnavailable(self.name, self._why)
+        self._record(failure)
+        raise failure
+
+    def _reason(self, error: Exception) -> str:
+        """Why the store is unavailable, fit to be shown: a driver's own words may hold a password or a person's id."""
+        if isinstance(error, PersonaError):
+            return error.message.removeprefix(f"{self.name} is unavailable: ")
+        return type(error).__name__
+
+    def _record(self, failure: StoreUnavailable | None) -> None:
+        # The breaker is not thread-safe. One that opened meanwhile takes no notice of late outcomes.
+        with self._lock, suppress(StoreUnavailable, OpenedState), self._breaker:
+            if failure:
+                raise failure
+
+
+class _StandIn:
+    """Every attribute is a verb that runs under the guard."""
+
+    def __init__(self, guard: Guard[Any], part_of: Callable[[Any], Any]) -> None:
+        self._guard = guard
+        self._part_of = part_of
+
+    def __getattr__(self, verb: str) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return self._guard.call(lambda store: getattr(self._part_of(store), verb)(*args, **kwargs))
+
+        return call
+
+
+class _Slots:
+    """A bounded set of daemon threads: one that hangs keeps its slot, and is left behind at exit rather than waited for."""
+
+    def __init__(self, name: StoreName, slots: int) -> None:
+        self._name = name
+        self._free = threading.Semaphore(slots)
+        self._idle = threading.Semaphore(0)
+        self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+
+    def submit(self, work: Callable[[], R]) -> "Future[R]":
+        """Run `work` now. Raises `StoreUnavailable` where every slot is taken."""
+        if not self._free.acquire(blocking=False):
+            raise StoreUnavailable(self._name, "every earlier call still hangs")
+        future: Future[R] = Future()
+
+        def run() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(work())
+                except Exception as error:
+                    future.set_exception(error)
+
+        if not self._idle.acquire(blocking=False):
+            thread = threading.Thread(target=self._serve, name=f"{self._name}-calls", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        self._work.put(run)
+        return future
+
+    def close(self) -> None:
+        """Let the threads end that are not hanging."""
+        for _ in self._threads:
+            self._work.put(None)
+
+    def _serve(self) -> None:
+        while (run := self._work.get()) is not None:
+            run()
+            del run  # an idle thread must not keep the last answer alive
+            self._idle.release()
+            self._free.release()
+
+
+def _log_state(store: str, what: str, event: Any) -> None:
+    if what == "state_changed":
+        log.warning("store's breaker changed", store=store, state=event.state)

@@ -1,0 +1,89 @@
+"""What to offer a person."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Query, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import AliasChoices, BaseModel, Field, StringConstraints
+
+from persona.ranking import recommender
+from persona.schemas import Answer, Id
+from serving.problems import problems
+from serving.services import ServicesDep
+
+router = APIRouter(tags=["recommendations"])
+
+SEE_QUERY = "-"
+"""The path segment that stands for `?user_id=`."""
+EXAMPLE = {
+    "user_id": "u_001",
+    "retrieval_source": "computed",
+    "recommendations": [
+        {
+            "campaign_id": "c_102",
+            "ranking_score": 0.81,
+            "reason": "People with similar conversations engaged with this (12 people).",
+            "rank": 1,
+            "evidence": [{"channel": "similar_users", "score": 1.0, "contribution": 0.81, "users": 12}],
+        }
+    ],
+    "generation": "g_20260101T000000000Z",
+    "as_of": "2026-01-01T00:00:00Z",
+    "known_user": True,
+    "degraded": [],
+}
+
+
+class RecommendationQuery(BaseModel):
+    """How many, and of which kind."""
+
+    k: int = Field(
+        default=5,
+        ge=1,
+        le=1000,
+        validation_alias=AliasChoices("k", "top", "top_k"),
+        description="How many campaigns at most. `top` and `top_k` mean the same.",
+    )
+    channel: Annotated[Id, StringConstraints(to_lower=True)] | None = Field(
+        default=None, description="Only campaigns that run on this channel.", examples=["email"]
+    )
+    exclude: list[Id] = Field(
+        default_factory=list, max_length=1000, description="Campaigns to leave out; repeat it for each.", examples=[["c_101"]]
+    )
+    explain: bool = Field(default=True, description="Whether each item carries its `evidence`.")
+
+
+def asked_user(
+    user_id: Annotated[Id, Path(description="Whom to recommend to; `-` for an id that does not fit a path.", examples=["u_001"])],
+    named: Annotated[
+        Id | None, Query(alias="user_id", description="The id, where the path says `-`.", examples=["team/anna"])
+    ] = None,
+) -> str:
+    """The id from the path, or from the query where the path says so."""
+    if user_id != SEE_QUERY:
+        return user_id
+    if named is None:
+        raise RequestValidationError(
+            [{"type": "missing", "loc": ("query", "user_id"), "msg": "Required where the path says -", "input": None}]
+        )
+    return named
+
+
+@router.get(
+    "/recommendations/{user_id}",
+    summary="What to offer this person now, and why",
+    response_model=Answer,
+    responses={
+        200: {
+            "description": "Best first. Someone unknown gets what does well now, with `known_user` false.",
+            "content": {"application/json": {"example": EXAMPLE}},
+        },
+        **problems(400, 422, 503),
+    },
+)
+async def recommendations(
+    user_id: Annotated[str, Depends(asked_user)], query: Annotated[RecommendationQuery, Query()], services: ServicesDep
+) -> Response:
+    """Campaigns that this person may be offered: running, consented to, not capped, not already decided on."""
+    question = recommender.Query(k=query.k, channel=query.channel, exclude=query.exclude)
+    return Response(await services.answers.for_user(user_id, question, explain=query.explain), media_type="application/json")

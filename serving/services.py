@@ -1,0 +1,69 @@
+"""Everything a route may ask for, opened once for the life of the process and closed with it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+
+from persona.ranking.recommender import Recommender
+from persona.settings import Settings
+from serving.answers import Answers
+from serving.guard import Guard
+from serving.snapshots import Snapshots
+from serving.stores import StoreOpeners
+
+START_SECONDS = 5.0
+"""How long the start waits for stores that neither open nor refuse; they are then waited for in the background."""
+
+
+@dataclass(frozen=True)
+class Services:
+    """The open stores and what stands on them."""
+
+    guards: tuple[Guard[Any], ...]
+    """MongoDB, Milvus, Neo4j, the warehouse and Redis, in this order."""
+    snapshots: Snapshots
+    answers: Answers
+
+
+@asynccontextmanager
+async def open_services(settings: Settings, openers: StoreOpeners) -> AsyncIterator[Services]:
+    """Open the stores, load the first snapshot, hand the services out, close. A store that is down is waited for later."""
+    documents = Guard("mongodb", openers.documents)
+    vectors = Guard("milvus", openers.vectors)
+    graph = Guard("neo4j", openers.graph)
+    warehouse = Guard("warehouse", openers.warehouse)
+    cache = Guard("redis", openers.cache)
+    guards = (documents, vectors, graph, warehouse, cache)
+    snapshots = Snapshots(documents, patience=settings.store_timeout_seconds)
+    recommender = Recommender(
+        vectors=vectors.part(lambda store: store.at(snapshots.current.collections) if snapshots.current else store),
+        graph=graph.part(lambda store: store),
+        records=documents.part(lambda store: store.records),
+        customers=documents.part(lambda store: store.catalog),
+        repeat_conversions=settings.repeat_conversions,
+    )
+    answers = Answers(recommender, cache, snapshots, ttl_seconds=settings.redis_ttl_seconds)
+    keepers = [asyncio.create_task(keeper.keep()) for keeper in (*guards, snapshots)]
+    try:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(START_SECONDS):
+                await asyncio.gather(*(guard.attempted.wait() for guard in guards), snapshots.attempted.wait())
+        yield Services(guards, snapshots, answers)
+    finally:
+        for keeper in keepers:
+            keeper.cancel()
+        await asyncio.gather(*keepers, return_exceptions=True)
+        answers.close()
+        await asyncio.gather(*(guard.close() for guard in guards))
+
+
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+ServicesDep = Annotated[Services, Depends(_services)]

@@ -1,0 +1,100 @@
+"""The snapshot that answers rest on, kept fresh in the background. How one is loaded is in `persona.ranking`."""
+
+import asyncio
+from bisect import bisect_right
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+
+from persona.errors import StoreUnavailable
+from persona.ranking.recommender import Snapshot, load_snapshot
+from persona.stores.documents import Documents
+from serving.guard import Guard
+
+log = structlog.get_logger(__name__)
+
+REFRESH_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Current:
+    """The snapshot in use, and when the set of running campaigns changes by itself."""
+
+    snapshot: Snapshot
+    changes: tuple[datetime, ...]
+    """Every start and end of a campaign, in order."""
+    collections: str
+    """The version of the vector collections in use: a rebuild changes it."""
+
+    @property
+    def scope(self) -> str:
+        """What an answer must have been computed under to be served again."""
+        return f"{self.snapshot.generation}:{self.snapshot.catalog_version}:{self.collections}"
+
+    @property
+    def marks(self) -> "Marks":
+        """What moves when there is something newer."""
+        return self.snapshot.generation, self.snapshot.catalog_version, self.snapshot.as_of, self.collections
+
+    def seconds_to_change(self, now: datetime) -> float | None:
+        """Until the next campaign starts or ends; None where none will."""
+        following = bisect_right(self.changes, now)
+        return (self.changes[following] - now).total_seconds() if following < len(self.changes) else None
+
+
+class Snapshots:
+    """Keeps the newest snapshot that could be loaded; the old one while MongoDB is down."""
+
+    def __init__(self, documents: Guard[Documents], *, patience: float) -> None:
+        self._documents = documents
+        self._patience = patience
+        self._one_at_a_time = asyncio.Lock()
+        self.current: Current | None = None
+        self.attempted = asyncio.Event()
+        """Set when the first attempt to load one has ended, well or not."""
+
+    async def keep(self) -> None:
+        """Refresh for ever. A failure leaves the snapshot as it is: why MongoDB does not answer is the guard's to tell."""
+        await self._documents.attempted.wait()
+        while True:
+            try:
+                await self.refresh()
+            except StoreUnavailable:
+                log.debug("snapshot kept", reason="mongodb does not answer")
+            self.attempted.set()
+            await asyncio.sleep(REFRESH_SECONDS)
+
+    async def refresh(self) -> None:
+        """Load the snapshot anew if anything it rests on has moved. Raises `StoreUnavailable`."""
+        async with self._one_at_a_time:
+            if self.current is not None and await self._documents.ask(_marks) == self.current.marks:
+                return
+            # A large catalog takes longer than one question may.
+            self.current = await self._documents.ask(_load, deadline=self._patience)
+            snapshot = self.current.snapshot
+            log.info(
+                "snapshot loaded",
+                generation=snapshot.generation,
+                catalog_version=snapshot.catalog_version,
+                campaigns=len(snapshot.campaigns),
+            )
+
+
+Marks = tuple[str | None, int, datetime | None, str]
+
+
+def _marks(documents: Documents) -> Marks:
+    return (
+        documents.generations.in_force_id(),
+        documents.catalog.version(),
+        documents.records.newest_timestamp(),
+        documents.embeddings.collections_in_use(),
+    )
+
+
+def _load(documents: Documents) -> Current:
+    collections = documents.embeddings.collections_in_use()
+    snapshot = load_snapshot(documents)
+    times = (time for campaign in snapshot.campaigns.values() for time in (campaign.starts_at, campaign.ends_at))
+    return Current(snapshot, tuple(sorted(time for time in times if time is not None)), collections)

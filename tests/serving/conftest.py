@@ -1,0 +1,219 @@
+"""A service over stores of a few lines each, whose every fault a test can choose. Real servers: `test_real_stores`."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from persona.errors import StoreUnavailable
+from persona.ranking.model import RankingModel, fit
+from persona.schemas import (
+    Campaign,
+    Customer,
+    DayBucket,
+    Engagement,
+    ExpressedIntent,
+    NeighbourVote,
+    SimilarConversation,
+    Vector,
+)
+from persona.settings import Settings
+from serving.app import create_app
+from serving.stores import StoreOpeners
+
+SETTINGS = Settings(_env_file=None)
+NEWEST = datetime(2026, 1, 1, tzinfo=UTC)
+NEWEST_MS = round(NEWEST.timestamp() * 1000)
+MODEL = fit(
+    [DayBucket(day="2026-01-01", campaign_id="c_1", channel="email", event="click", n=3, value=0.0)], facts=3, fingerprint="f"
+)
+
+
+class FakeStore:
+    """Answers, refuses or hangs, as told."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.down = False
+        self.fault: Exception | None = None
+        self.thawed = threading.Event()
+        self.thawed.set()
+
+    def answer(self) -> None:
+        assert self.thawed.wait(60)
+        if self.fault:
+            raise self.fault
+        if self.down:
+            raise StoreUnavailable(self.name, "told to be down")
+
+    def ping(self) -> None:
+        self.answer()
+
+    @contextmanager
+    def opened(self) -> Iterator[Any]:
+        self.answer()
+        yield self
+
+
+class FakeVectors(FakeStore):
+    def at(self, version: str) -> "FakeVectors":
+        return self
+
+    def user_vector(self, user_id: str) -> Vector | None:
+        self.answer()
+        return np.array([1, 0], np.float32) if user_id == "u_1" else None
+
+    def similar_users(self, vector: Vector, *, limit: int, exclude: str | None) -> list[tuple[str, float]]:
+        self.answer()
+        return [("u_2", 0.9)]
+
+    def similar_conversations(self, vector: Vector, *, limit: int, exclude_user: str | None) -> list[SimilarConversation]:
+        self.answer()
+        return [SimilarConversation(0.9, NEWEST_MS, {"c_2": 1.0})]
+
+    def similar_campaigns(self, vector: Vector, *, limit: int) -> list[tuple[str, float]]:
+        self.answer()
+        return [("c_3", 0.5)]
+
+
+class FakeGraph(FakeStore):
+    meanwhile: Callable[[], None] = staticmethod(lambda: None)
+
+    def history_of(self, user_id: str) -> list[Engagement]:
+        self.answer()
+        self.meanwhile()
+        return []
+
+    def intents_of(self, user_id: str) -> list[ExpressedIntent]:
+        self.answer()
+        return []
+
+    def campaigns_of(
+        self, neighbours: Mapping[str, float], *, now_ms: int, half_life_days: float, limit: int
+    ) -> list[NeighbourVote]:
+        self.answer()
+        return [NeighbourVote("c_2", 1.0, 1)]
+
+
+@dataclass
+class FakeCache(FakeStore):
+    kept: dict[tuple[str, str, str], bytes] = field(default_factory=dict)
+    versions: dict[str, int] = field(default_factory=dict)
+    ttls: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__("redis")
+
+    def read(self, user_id: str, scope: str, field: str) -> tuple[bytes | None, str]:
+        self.answer()
+        return self.kept.get((user_id, scope, field)), str(self.versions.get(user_id, 0))
+
+    def write(self, user_id: str, scope: str, field: str, payload: bytes, *, version: str, ttl: float) -> bool:
+        self.answer()
+        if version != str(self.versions.get(user_id, 0)):
+            return False
+        self.ttls.append(ttl)
+        self.kept[user_id, scope, field] = payload
+        return True
+
+    def evict(self, user_id: str) -> None:
+        self.versions[user_id] = self.versions.get(user_id, 0) + 1
+        self.kept = {key: payload for key, payload in self.kept.items() if key[0] != user_id}
+
+
+class FakeDocuments(FakeStore):
+    """Its parts are itself: MongoDB is up or down as a whole."""
+
+    def __init__(self) -> None:
+        super().__init__("mongodb")
+        self.generation = "g_1"
+        self.catalog_version = 1
+        self.all_campaigns = [Campaign(campaign_id=f"c_{number}", name=f"Campaign {number}") for number in range(1, 5)]
+        self.records = self.catalog = self.generations = self.embeddings = self
+
+    def decisions_of(self, user_id: str, *, impressions_since: datetime) -> list[dict[str, Any]]:
+        self.answer()
+        return []
+
+    def newest_timestamp(self) -> datetime | None:
+        self.answer()
+        return NEWEST
+
+    def customer(self, user_id: str) -> Customer | None:
+        self.answer()
+        return None
+
+    def version(self) -> int:
+        self.answer()
+        return self.catalog_version
+
+    def campaigns(self) -> list[Campaign]:
+        self.answer()
+        return self.all_campaigns
+
+    def collections_in_use(self) -> str:
+        self.answer()
+        return "v1"
+
+    def in_force_id(self) -> str | None:
+        self.answer()
+        return self.generation
+
+    def in_force(self) -> tuple[str, dict[str, Any]] | None:
+        self.answer()
+        return self.generation, RankingModel.model_dump(MODEL)
+
+
+class Fakes:
+    """The five stores, by name."""
+
+    def __init__(self) -> None:
+        self.mongodb = FakeDocuments()
+        self.milvus = FakeVectors("milvus")
+        self.neo4j = FakeGraph("neo4j")
+        self.warehouse = FakeStore("warehouse")
+        self.redis = FakeCache()
+
+    @property
+    def all(self) -> list[FakeStore]:
+        return [self.mongodb, self.milvus, self.neo4j, self.warehouse, self.redis]
+
+    def openers(self) -> StoreOpeners:
+        return StoreOpeners(
+            documents=self.mongodb.opened,
+            vectors=self.milvus.opened,
+            graph=self.neo4j.opened,
+            warehouse=self.warehouse.opened,
+            cache=self.redis.opened,
+        )
+
+
+@pytest.fixture
+def fakes() -> Iterator[Fakes]:
+    """The stores, all well; whatever hangs is let go at the end."""
+    stores = Fakes()
+    yield stores
+    for store in stores.all:
+        store.thawed.set()
+
+
+@pytest.fixture
+def client(fakes: Fakes) -> Iterator[TestClient]:
+    """The running service over `fakes`."""
+    with TestClient(create_app(SETTINGS, stores=fakes.openers())) as running:
+        yield running
+
+
+def eventually(holds: Callable[[], bool], *, within: float = 10) -> None:
+    """Wait until it holds."""
+    deadline = time.monotonic() + within
+    while not holds():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.05)
