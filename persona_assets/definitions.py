@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
+import structlog
 
 from persona.logs import configure_logs
 from persona.settings import Settings
@@ -21,7 +22,7 @@ def build_definitions(resource_overrides: Mapping[str, Any] | None = None) -> dg
     warehouse = resources.WarehouseResource()
     cache = resources.CacheResource()
     return dg.Definitions(
-        assets=dg.load_assets_from_modules([intake, language, projections, ranking]),
+        assets=dg.load_assets_from_modules([intake, language, projections, ranking], include_specs=True),
         asset_checks=dg.load_asset_checks_from_modules([intake_checks, language_checks, projection_checks, ranking_checks]),
         jobs=[automation.drops_job, automation.ranking_job, automation.audit],
         sensors=[automation.drops_sensor, automation.ranking_sensor],
@@ -40,5 +41,6 @@ def build_definitions(resource_overrides: Mapping[str, Any] | None = None) -> dg
     )
 
 
-configure_logs(Settings().log_level)
+if not structlog.is_configured():  # a process of Dagster's own; the command line has its own wishes
+    configure_logs(Settings().log_level)
 defs = build_definitions()

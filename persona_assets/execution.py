@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,9 +48,11 @@ def prepare_instance(settings: Settings) -> dg.DagsterInstance:
     return instance
 
 
-def execute(settings: Settings, pipeline: Pipeline, *, assets: Sequence[str]) -> Execution:
-    """Materialise these assets with their checks, in this process."""
-    definitions = build_definitions({"pipeline": pipeline})
+def execute(
+    settings: Settings, pipeline: Pipeline, *, assets: Sequence[str], resources: Mapping[str, Any] | None = None
+) -> Execution:
+    """Materialise these assets with their checks, in this process; `resources` take the place of those defined."""
+    definitions = build_definitions({"pipeline": pipeline, **(resources or {})})
     job = definitions.resolve_implicit_global_asset_job_def()
     with prepare_instance(settings) as instance:
         result = job.execute_in_process(
@@ -69,14 +71,16 @@ def execute(settings: Settings, pipeline: Pipeline, *, assets: Sequence[str]) ->
         for evaluation in result.get_asset_check_evaluations()
     ]
     failures = [_reason(event) for event in result.filter_events(lambda event: event.is_step_failure)]
+    if not failures:  # a store that was not to be reached when the run began: no step was started
+        failures = [_reason(event) for event in result.filter_events(lambda event: event.is_job_failure)]
     return Execution(result.run_id, result.success, "; ".join(failures) or None, checks)
 
 
 def _reason(event: dg.DagsterEvent) -> str:
-    error = event.step_failure_data.error
+    error = event.step_failure_data.error if event.is_step_failure else event.job_failure_data.error
     cause = (error.cause or error) if error else None
     if cause is None:
-        return f"{event.step_key} failed"
+        return f"{event.step_key or event.job_name} failed"
     if cause.cls_name == "DagsterAssetCheckFailedError":
         return f"a blocking check failed: {event.step_key}"
     return cause.message.strip().removeprefix("persona.errors.").split(": ", 1)[-1]

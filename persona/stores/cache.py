@@ -101,8 +101,11 @@ class Cache:
 
 
 @contextmanager
-def open_cache(url: str, *, timeout_seconds: float = 10) -> Iterator[Cache]:
-    """Connect within `timeout_seconds`, hand the cache out, close. Raises `StoreUnavailable` or `StoreRefused`."""
+def open_cache(url: str, *, timeout_seconds: float = 10, at_once: bool = True) -> Iterator[Cache]:
+    """Connect within `timeout_seconds`, hand the cache out, close. Raises `StoreUnavailable` or `StoreRefused`.
+
+    With `at_once` false it connects, and raises, when it is first used: for those who can do without.
+    """
     client = redis.Redis.from_url(
         url,
         socket_timeout=timeout_seconds,
@@ -112,7 +115,8 @@ def open_cache(url: str, *, timeout_seconds: float = 10) -> Iterator[Cache]:
     )
     try:
         cache = Cache(client)
-        cache.ping()
+        if at_once:
+            cache.ping()
         yield cache
     finally:
         client.close()

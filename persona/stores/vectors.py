@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, Self
@@ -15,6 +16,7 @@ import grpc
 import numpy as np
 import stamina
 from pymilvus import DataType, MilvusClient, MilvusException
+from pymilvus.client.types import LoadState
 
 from persona.errors import (
     EmbeddingMismatch,
@@ -62,6 +64,8 @@ WRITE_PATIENCE = 6  # a batch of vectors may take this many times as long as a r
 EXACT = "Strong"
 PROMPT = "Bounded"
 
+LOAD_POLL_SECONDS = 0.02
+QUIET_WHEN_IDLE = {"grpc.keepalive_permit_without_calls": False}  # the local server hangs up on clients that ping without a call
 CONNECT_FAILED = 2
 COLLECTION_NOT_FOUND = 100
 HEX = re.compile(r"[0-9a-f]{1,64}")
@@ -96,6 +100,9 @@ class VectorStore:
             for attempt in stamina.retry_context(on=_lost_a_race, attempts=4, wait_initial=0.05, wait_jitter=0.05):
                 with attempt:
                     _ensure(self._client, collection, self._name(collection), dimension, self._index, self._timeout)
+        with _translated():
+            for collection in FIELDS:
+                self._await_loaded(self._name(collection))
 
     # -- writing --------------------------------------------------------------------------------------------------------
 
@@ -223,6 +230,13 @@ class VectorStore:
 
     # -- one call each --------------------------------------------------------------------------------------------------
 
+    def _await_loaded(self, name: str) -> None:
+        deadline = time.monotonic() + self._timeout
+        while self._client.get_load_state(name, timeout=self._timeout)["state"] != LoadState.Loaded:
+            if time.monotonic() > deadline:
+                raise StoreUnavailable("milvus", f"{name} was not loaded within {self._timeout:g} s")
+            time.sleep(LOAD_POLL_SECONDS)
+
     def _name(self, collection: Collection) -> str:
         return f"{collection}_{self._version}"
 
@@ -299,7 +313,7 @@ def open_vectors(
     `StoreUnavailable`, `StoreRefused`.
     """
     with _translated():
-        client = MilvusClient(uri=uri, token=token, timeout=timeout_seconds, dedicated=True)
+        client = MilvusClient(uri=uri, token=token, timeout=timeout_seconds, dedicated=True, grpc_options=QUIET_WHEN_IDLE)
     try:
         yield VectorStore(client, version=version, index=index, timeout=timeout_seconds)
     finally:
@@ -331,7 +345,8 @@ def _ensure(client: MilvusClient, collection: Collection, name: str, dimension: 
             wanted = MilvusClient.prepare_index_params()
             wanted.add_index(field_name="vector", index_type=index, metric_type="COSINE", params={})
             client.create_index(name, wanted, timeout=timeout)
-        client.load_collection(name, timeout=timeout)
+        # the driver would look every half second whether it is loaded: see `_await_loaded`
+        client.load_collection(name, timeout=timeout, _async=True)
 
 
 def _fitting(outcomes: Mapping[str, float]) -> dict[str, float]:

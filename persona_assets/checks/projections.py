@@ -29,8 +29,13 @@ def vectors_agree_with_the_truth(
     checked, missing, remains = 0, 0, 0
     for start in range(0, len(users), USERS):
         chunk = documents.records.expressive_among(users[start : start + USERS])
-        histories = groupby(documents.records.histories(chunk), itemgetter("user_id"))
-        threads = {user: conversation_ids_of(user, list(history)) for user, history in histories}
+        histories = [(user, list(history)) for user, history in groupby(documents.records.histories(chunk), itemgetter("user_id"))]
+        texts = [record["text_hash"] for _, history in histories for record in history if "text_hash" in record]
+        embedded = documents.embeddings.present(texts)  # what a later drop brought is looked at when it has been applied
+        threads = {
+            user: conversation_ids_of(user, [record for record in history if record.get("text_hash") in embedded])
+            for user, history in histories
+        }
         speakers = {user for user, conversations in threads.items() if conversations}
         expected = {conversation for conversations in threads.values() for conversation in conversations}
         present = vectors.conversation_ids_of(chunk)

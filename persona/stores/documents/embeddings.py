@@ -10,12 +10,14 @@ from bson.binary import Binary
 from pymongo import ReplaceOne
 from pymongo.collection import Collection
 from pymongo.database import Database
+from pymongo.errors import BulkWriteError
 
 from persona.errors import EmbeddingMismatch
 from persona.schemas import Vector, Vectors
 from persona.stores.documents._errors import translated
 
 CHUNK = 5_000
+DUPLICATE_KEY = 11000
 
 
 def text_hash(text: str) -> str:
@@ -92,15 +94,17 @@ class Embeddings:
         return {found["_id"] for chunk in _chunks(hashes) for found in self._vectors.find({"_id": {"$in": chunk}}, {"_id": 1})}
 
     def put(self, hashes: Sequence[str], vectors: Vectors, *, model: str) -> None:
-        """Store one vector a text; a text that is there is replaced."""
+        """Store one vector a text, for texts that have none; one that has keeps it."""
         documents = [
             {"_id": key, "model": model, "vector": Binary(vector.tobytes())}
             for key, vector in zip(hashes, np.ascontiguousarray(vectors, dtype=np.float32), strict=True)
         ]
-        if documents:
-            self._vectors.bulk_write(
-                [ReplaceOne({"_id": document["_id"]}, document, upsert=True) for document in documents], ordered=False
-            )
+        try:
+            if documents:
+                self._vectors.insert_many(documents, ordered=False)
+        except BulkWriteError as error:
+            if any(failure["code"] != DUPLICATE_KEY for failure in error.details["writeErrors"]):
+                raise
 
     def get(self, hashes: Iterable[str]) -> dict[str, Vector]:
         """The vectors of these texts; texts without one are absent."""

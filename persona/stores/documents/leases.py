@@ -69,7 +69,7 @@ class Leases:
 
     def release(self, token: int) -> None:
         """Give the lease back; harmless when it is no longer ours."""
-        self._leases.update_one({"_id": LEASE, "token": token}, {"$set": {"holder": None}})
+        self._leases.update_one({"_id": LEASE, "token": token}, {"$set": {"holder": None}, "$unset": {"expires_at": ""}})
 
     def holder(self) -> Holder | None:
         """Who holds the lease now; None when it is free or expired."""

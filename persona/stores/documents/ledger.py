@@ -98,13 +98,22 @@ class Ledger:
     # -- drops ------------------------------------------------------------------------------------------------------------
 
     def claim(self, entry: str, *, name: str, size: int, run_id: str) -> bool:
-        """Enter a drop whose content has been copied; False when this content is known already."""
+        """Enter a drop whose content has been copied; False when this content is known already.
+
+        One that is held is judged again when it comes under another name: the name says which format is meant.
+        """
         now = datetime.now(UTC)
         document = {
             "kind": "drop", "name": name, "size": size, "state": "claimed", "attempts": 0, "counts": Counts().as_dict(),
             "claimed_at": now, "run_id": run_id, "history": [_line("claimed", run_id, now)],
         }  # fmt: skip
-        return self._entries.update_one({"_id": entry}, {"$setOnInsert": document}, upsert=True).upserted_id is not None
+        if self._entries.update_one({"_id": entry}, {"$setOnInsert": document}, upsert=True).upserted_id is not None:
+            return True
+        renamed = {
+            "$set": {"name": name, "state": "claimed", "attempts": 0, "run_id": run_id},
+            "$push": {"history": _line("claimed under another name", run_id, now)},
+        }
+        return self._entries.update_one({"_id": entry, "state": "held", "name": {"$ne": name}}, renamed).modified_count == 1
 
     def claimed(self) -> list[Entry]:
         """Drops that wait to be judged and written, oldest first."""
@@ -125,9 +134,9 @@ class Ledger:
         self._entries.update_one({"_id": entry}, {"$set": {"attempts": 0}})
 
     def hold(self, entry: str, *, reason: str, detail: str, counts: Counts, run_id: str) -> None:
-        """Keep the whole drop out, with the reason; its claimed copy stays."""
+        """Keep the whole claimed drop out, with the reason; its copy stays."""
         self._entries.update_one(
-            {"_id": entry},
+            {"_id": entry, "state": "claimed"},
             {
                 "$set": {
                     "state": "held", "reason": reason, "detail": detail, "counts": counts.as_dict(), "run_id": run_id, "attempts": 0,
