@@ -45,21 +45,30 @@ class StoreAddresses(BaseModel):
 class Settings(BaseSettings):
     """The whole configuration; `.env.example` documents each entry for people."""
 
-    model_config = SettingsConfigDict(env_file=".env", env_file_encoding="utf-8", extra="ignore", populate_by_name=True)
+    # a prefix, although most entries name their variable: without it `home` would be read from HOME
+    model_config = SettingsConfigDict(
+        env_prefix="PERSONA_",
+        env_file=".env",
+        env_file_encoding="utf-8",
+        extra="ignore",
+        env_ignore_empty=True,
+        populate_by_name=True,
+        validate_default=True,
+    )
 
-    home: Path = Field(default=Path("data/var"), validation_alias="PERSONA_HOME")
-    drops: Path = Field(default=Path("data/drops"), validation_alias="PERSONA_DROPS")
-    catalog: Path = Field(default=Path("data/catalog"), validation_alias="PERSONA_CATALOG")
+    home: Path = Field(default=Path("data/var"))
+    drops: Path = Field(default=Path("data/drops"))
+    catalog: Path = Field(default=Path("data/catalog"))
 
-    api_host: str = Field(default="127.0.0.1", validation_alias="PERSONA_API_HOST")
-    api_port: int = Field(default=8000, validation_alias="PERSONA_API_PORT")
-    dagster_port: int = Field(default=3000, validation_alias="PERSONA_DAGSTER_PORT")
+    api_host: str = Field(default="127.0.0.1")
+    api_port: int = Field(default=8000)
+    dagster_port: int = Field(default=3000)
 
-    settle_seconds: float = Field(default=3, ge=0, validation_alias="PERSONA_SETTLE_SECONDS")
-    sensor_seconds: int = Field(default=10, ge=1, validation_alias="PERSONA_SENSOR_SECONDS")
-    reject_share: float = Field(default=0.5, ge=0, le=1, validation_alias="PERSONA_REJECT_SHARE")
-    lease_seconds: float = Field(default=30, ge=1, validation_alias="PERSONA_LEASE_SECONDS")
-    lease_wait_seconds: float = Field(default=120, ge=0, validation_alias="PERSONA_LEASE_WAIT_SECONDS")
+    settle_seconds: float = Field(default=3, ge=0)
+    sensor_seconds: int = Field(default=10, ge=1)
+    reject_share: float = Field(default=0.5, ge=0, le=1)
+    lease_seconds: float = Field(default=30, ge=1)
+    lease_wait_seconds: float = Field(default=120, ge=0)
 
     mongodb_uri: SecretStr | None = Field(default=None, validation_alias="MONGODB_URI")
     mongodb_database: str = Field(default="persona", validation_alias="MONGODB_DATABASE")
@@ -76,15 +85,15 @@ class Settings(BaseSettings):
     redis_ttl_seconds: int = Field(default=300, ge=1, validation_alias="REDIS_TTL_SECONDS")
     warehouse_url: SecretStr | None = Field(default=None, validation_alias="WAREHOUSE_URL")
     sqlite_path: Path | None = Field(default=None, validation_alias="SQLITE_PATH")
-    store_timeout_seconds: float = Field(default=10, gt=0, validation_alias="PERSONA_STORE_TIMEOUT_SECONDS")
+    store_timeout_seconds: float = Field(default=10, gt=0)
 
     embedding_model: str = Field(default=BUNDLED_MODEL, validation_alias="EMBEDDING_MODEL")
     embedding_dim: int | None = Field(default=None, gt=0, validation_alias="EMBEDDING_DIM")
     embedding_precision: Literal["fp32", "bf16"] = Field(default="fp32", validation_alias="EMBEDDING_PRECISION")
-    intent_threshold: float = Field(default=0.45, ge=0, le=1, validation_alias="PERSONA_INTENT_THRESHOLD")
+    intent_threshold: float = Field(default=0.45, ge=0, le=1)
     repeat_conversions: bool = Field(default=False, validation_alias="REPEAT_CONVERSIONS")
 
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", validation_alias="PERSONA_LOG_LEVEL")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO")
 
     @field_validator("home", "drops", "catalog", "sqlite_path")
     @classmethod
