@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from persona.ranking.context import Context
-from persona.ranking.model import RankingModel
+from persona.ranking.model import UNSEEN, RankingModel
 from persona.schemas import Campaign, NeighbourVote, SimilarConversation, Vector
 
 NEIGHBOURS = 100
@@ -124,14 +124,11 @@ def content(context: Context, sources: Sources) -> list[Candidate]:
 def engagement(context: Context, sources: Sources) -> list[Candidate]:
     """What does well now, for everyone; a campaign nobody has seen yet stands at the prior."""
     figures = sources.model.figures_on(sources.channel)
-    known = [
+    return [
         Candidate(campaign, figure.engagement, {"conversions": figure.conversions})
-        for campaign, figure in figures.items()
-        if figure.engagement > 0
+        for campaign in sources.campaigns
+        for figure in [figures.get(campaign, UNSEEN)]
     ]
-    if known:
-        return known
-    return [Candidate(campaign, 1.0, {"conversions": 0}) for campaign in sources.campaigns]
 
 
 CHANNELS: dict[str, Channel] = {

@@ -5,8 +5,8 @@ from typing import Any
 
 
 def reason_for(evidence: list[dict[str, Any]]) -> str:
-    """One sentence from the strongest evidence, with the second where there is one."""
-    sentences = [_sentence(part) for part in evidence[:2]]
+    """One sentence from the strongest evidence, with the second where there is one that says something."""
+    sentences = [_sentence(part) for part in evidence[:1] + [part for part in evidence[1:2] if part.get("conversions") != 0]]
     return "; ".join([sentences[0], *(sentence[0].lower() + sentence[1:] for sentence in sentences[1:])]) + "."
 
 

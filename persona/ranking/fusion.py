@@ -42,7 +42,7 @@ def fuse(proposals: Mapping[str, Sequence[Candidate]], weights: Mapping[str, flo
     fused = [
         Fused(
             campaign,
-            round(sum(part["contribution"] for part in evidence), 6),
+            min(round(sum(part["contribution"] for part in evidence), 6), 1.0),  # rounded parts may add up to a little more
             sorted(evidence, key=lambda part: (-part["contribution"], part["channel"])),
         )
         for campaign, evidence in parts.items()

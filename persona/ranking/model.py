@@ -11,15 +11,17 @@ from persona.schemas import DayBucket, Event
 
 PRIOR_WEIGHTS: dict[str, float] = {
     "similar_conversations": 0.30,
-    "similar_users": 0.25,
-    "intents": 0.15,
-    "content": 0.15,
+    "similar_users": 0.15,
+    "intents": 0.30,
+    "content": 0.10,
     "engagement": 0.15,
 }
 """How much each channel counts before there is data to tune on."""
 HALF_LIFE_DAYS = 7.0
 PRIOR_APPROVALS, PRIOR_REFUSALS = 2.0, 1.0
 """Beta prior of a campaign's approval: three imagined answers, two of them favourable."""
+PRIOR_STRENGTH = EVENT_WEIGHTS[Event.IMPRESSION]
+"""Every campaign is imagined to have been seen once more than it was, so that a new one has a place."""
 NEGATIVE = frozenset({Event.DISMISS, Event.UNSUBSCRIBE})
 ANY_CHANNEL = ""
 
@@ -37,7 +39,11 @@ class Figures(BaseModel):
     @property
     def engagement(self) -> float:
         """What the engagement channel ranks by."""
-        return self.strength * self.approval
+        return (self.strength + PRIOR_STRENGTH) * self.approval
+
+
+UNSEEN = Figures(strength=0.0, approval=PRIOR_APPROVALS / (PRIOR_APPROVALS + PRIOR_REFUSALS), conversions=0)
+"""How a campaign does that nobody has seen."""
 
 
 class RankingModel(BaseModel):

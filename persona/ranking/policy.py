@@ -1,10 +1,10 @@
 """What may be offered to whom: the rules that take a campaign out, in their order. Pure."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from persona.ranking.context import Context
+from persona.ranking.context import Context, Decision
 from persona.schemas import Campaign, Event
 
 
@@ -41,25 +41,27 @@ def _running(campaign: Campaign, at: datetime) -> bool:
 
 
 def _decided_against(campaign: Campaign, context: Context, request: Request) -> str | None:
-    impressions = 0
-    for decision in context.decisions:
-        if decision.at > request.at:
-            continue
-        ours = decision.campaign_id == campaign.campaign_id
-        match decision.event:
-            case Event.CONVERSION if ours and not request.repeat_conversions:
-                return "the person has already converted"
-            case Event.DISMISS if ours:
-                return "the person dismissed it"
-            case Event.UNSUBSCRIBE if ours or (
-                decision.campaign_id is None and _reaches(decision.channel, campaign, request.channel)
-            ):
-                return "the person has unsubscribed"
-            case Event.IMPRESSION if ours and campaign.frequency_cap:
-                impressions += request.at - decision.at <= timedelta(days=campaign.frequency_cap.days)
-    if campaign.frequency_cap and impressions >= campaign.frequency_cap.count:
+    until_now = [decision for decision in context.decisions if decision.at <= request.at]
+    ours = [decision for decision in until_now if decision.campaign_id == campaign.campaign_id]
+    events = {decision.event for decision in ours}
+    if Event.UNSUBSCRIBE in events or any(
+        decision.event == Event.UNSUBSCRIBE
+        and decision.campaign_id is None
+        and _reaches(decision.channel, campaign, request.channel)
+        for decision in until_now
+    ):
+        return "the person has unsubscribed"
+    if Event.DISMISS in events:
+        return "the person dismissed it"
+    if campaign.frequency_cap and _impressions(ours, request.at, campaign.frequency_cap.days) >= campaign.frequency_cap.count:
         return "the frequency cap is reached"
+    if Event.CONVERSION in events and not request.repeat_conversions:
+        return "the person has already converted"
     return None
+
+
+def _impressions(decisions: Sequence[Decision], at: datetime, days: float) -> int:
+    return sum(decision.event == Event.IMPRESSION and at - decision.at <= timedelta(days=days) for decision in decisions)
 
 
 def _reaches(unsubscribed: str, campaign: Campaign, asked: str | None) -> bool:

@@ -188,7 +188,7 @@ class Recommender:
             offers.append(
                 Recommendation(
                     campaign_id=item.campaign_id,
-                    ranking_score=min(item.score, 1.0),
+                    ranking_score=item.score,
                     reason=reason_for(item.evidence),
                     rank=len(offers) + 1,
                     evidence=item.evidence,

@@ -1,0 +1,173 @@
+"""What each channel proposes for whom, and that evidence tells nothing about anybody else."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from persona.ranking.channels import (
+    CHANNELS,
+    Candidate,
+    Sources,
+    content,
+    engagement,
+    intents,
+    similar_conversations,
+    similar_users,
+)
+from persona.ranking.context import Context
+from persona.ranking.model import RankingModel, fit
+from persona.schemas import Campaign, DayBucket, ExpressedIntent, NeighbourVote, SimilarConversation, Vector
+
+VECTOR = np.array([1, 0], np.float32)
+NOW_MS = 1_767_225_600_000
+SOMEONE = Context(user_id="u_1", vector=VECTOR)
+NOBODY = Context(user_id="u_9")
+
+
+@dataclass
+class Stores:
+    """Whom and what the stores find; `asked` is what they were asked."""
+
+    users: list[tuple[str, float]] = field(default_factory=list)
+    conversations: list[SimilarConversation] = field(default_factory=list)
+    near: list[tuple[str, float]] = field(default_factory=list)
+    votes: list[NeighbourVote] = field(default_factory=list)
+    asked: dict[str, Any] = field(default_factory=dict)
+
+    def similar_users(self, vector: Vector, *, limit: int, exclude: str | None) -> list[tuple[str, float]]:
+        self.asked["exclude"] = exclude
+        return self.users
+
+    def similar_conversations(self, vector: Vector, *, limit: int, exclude_user: str | None) -> list[SimilarConversation]:
+        self.asked["exclude_user"] = exclude_user
+        return self.conversations
+
+    def similar_campaigns(self, vector: Vector, *, limit: int) -> list[tuple[str, float]]:
+        return self.near
+
+    def campaigns_of(
+        self, neighbours: Mapping[str, float], *, now_ms: int, half_life_days: float, limit: int
+    ) -> list[NeighbourVote]:
+        self.asked.update(neighbours=dict(neighbours), now_ms=now_ms)
+        return self.votes
+
+
+def model(**conversions: int) -> RankingModel:
+    buckets = [
+        DayBucket(day="2026-01-01", campaign_id=campaign, channel="email", event="conversion", n=n, value=0.0)
+        for campaign, n in conversions.items()
+    ]
+    return fit(buckets, facts=len(buckets), fingerprint="f")
+
+
+def sources(
+    stores: Stores | None = None, *, channel: str | None = None, fitted: RankingModel | None = None, **campaigns: Any
+) -> Sources:
+    found = stores or Stores()
+    catalog = {name: Campaign(campaign_id=name, **fields) for name, fields in campaigns.items()}
+    return Sources(found, found, catalog, fitted or model(), NOW_MS, channel)
+
+
+def scores(candidates: list[Candidate]) -> dict[str, float]:
+    return {candidate.campaign_id: candidate.score for candidate in candidates}
+
+
+def conversation(similarity: float, **outcomes: float) -> SimilarConversation:
+    return SimilarConversation(similarity, NOW_MS, outcomes)
+
+
+@pytest.mark.parametrize("channel", [similar_users, similar_conversations, content, intents])
+def test_someone_who_said_nothing_is_like_nobody(channel: Any) -> None:
+    stores = Stores(users=[("u_2", 0.9)], conversations=[conversation(0.9, a=1.0)], near=[("a", 0.9)])
+    assert channel(NOBODY, sources(stores, a={"intents": ["buy"]})) == []
+    assert stores.asked == {}
+
+
+def test_neighbours_vote_by_how_near_they_are_and_the_person_is_not_their_own_neighbour() -> None:
+    stores = Stores(
+        users=[("u_2", 0.8), ("u_3", 0.4), ("u_4", -0.2)], votes=[NeighbourVote("a", 2.0, 2), NeighbourVote("b", 0.0, 1)]
+    )
+    found = similar_users(SOMEONE, sources(stores))
+    asked = stores.asked
+    assert (asked["exclude"], set(asked["neighbours"]), asked["now_ms"]) == ("u_1", {"u_2", "u_3"}, NOW_MS)
+    assert asked["neighbours"]["u_2"] > 2 * asked["neighbours"]["u_3"]
+    assert [(candidate.campaign_id, candidate.evidence) for candidate in found] == [("a", {"users": 2})]
+
+
+def test_with_no_neighbour_the_graph_is_not_asked() -> None:
+    stores = Stores(users=[("u_2", -0.1)], votes=[NeighbourVote("a", 2.0, 2)])
+    assert similar_users(SOMEONE, sources(stores)) == []
+    assert "neighbours" not in stores.asked
+
+
+def test_of_equal_votes_the_less_popular_campaign_says_more() -> None:
+    stores = Stores(users=[("u_2", 0.8)], votes=[NeighbourVote("hit", 1.0, 1), NeighbourVote("niche", 1.0, 1)])
+    found = scores(similar_users(SOMEONE, sources(stores, fitted=model(hit=100, niche=1))))
+    assert found["niche"] > found["hit"] > 0
+
+
+def test_conversations_propose_what_they_led_to_and_not_what_they_led_away_from() -> None:
+    stores = Stores(conversations=[conversation(0.9, a=1.0, b=-1.0), conversation(0.5, a=-1.0, b=1.0, c=0.5)])
+    found = {candidate.campaign_id: candidate for candidate in similar_conversations(SOMEONE, sources(stores))}
+    assert set(found) == {"a", "c"}
+    assert found["a"].score > found["c"].score > 0
+    assert found["a"].evidence == {"conversations": 1}
+    assert stores.asked["exclude_user"] == "u_1"
+
+
+def test_intents_propose_what_addresses_them_by_how_often_they_were_expressed() -> None:
+    said = {
+        "buy": ExpressedIntent("u_1", "buy", 3, NOW_MS, "m_3"),
+        "cancel": ExpressedIntent("u_1", "cancel", 1, NOW_MS, ""),
+    }
+    catalog = {
+        "a": {"intents": ["buy"]},
+        "b": {"intents": ["cancel"]},
+        "c": {"intents": ["cancel", "buy"]},
+        "d": {"intents": ["x"]},
+    }
+    found = intents(Context(user_id="u_1", intents=said), sources(**catalog, e={}))
+    assert scores(found) == {"a": 0.75, "b": 0.25, "c": 0.75}
+    evidence = {candidate.campaign_id: candidate.evidence for candidate in found}
+    assert evidence["c"] == {"intent": "buy", "messages": 3, "message_id": "m_3"}
+    assert evidence["b"] == {"intent": "cancel", "messages": 1}
+
+
+def test_content_proposes_campaigns_whose_words_are_near() -> None:
+    found = content(SOMEONE, sources(Stores(near=[("a", 0.61234), ("b", 0.0), ("c", -0.3)])))
+    assert [(candidate.campaign_id, candidate.evidence) for candidate in found] == [("a", {"similarity": 0.6123})]
+
+
+def test_engagement_proposes_to_anyone_what_does_well_on_the_channel() -> None:
+    fitted = fit(
+        [
+            DayBucket(day="2026-01-01", campaign_id="a", channel="email", event="conversion", n=5, value=0.0),
+            DayBucket(day="2026-01-01", campaign_id="b", channel="push", event="conversion", n=2, value=0.0),
+        ],
+        facts=7,
+        fingerprint="f",
+    )
+    everywhere, pushed = (engagement(NOBODY, sources(fitted=fitted, channel=channel, a={}, b={})) for channel in (None, "push"))
+    assert scores(everywhere)["a"] > scores(everywhere)["b"]
+    assert max(pushed, key=lambda candidate: candidate.score).campaign_id == "b"
+    assert everywhere[0].evidence == {"conversions": 5}
+
+
+def test_a_campaign_that_nobody_has_seen_stands_at_the_prior() -> None:
+    found = scores(engagement(NOBODY, sources(fitted=model(a=5), a={}, b={}, c={})))
+    assert found["a"] > found["b"] == found["c"] > 0
+
+
+def test_no_evidence_names_another_person() -> None:
+    stores = Stores(
+        users=[("u_secret", 0.9)], conversations=[conversation(0.9, a=1.0)], near=[("a", 0.4)], votes=[NeighbourVote("a", 1.0, 1)]
+    )
+    person = Context(user_id="u_1", vector=VECTOR, intents={"buy": ExpressedIntent("u_1", "buy", 1, NOW_MS, "m_1")})
+    found = {
+        name: channel(person, sources(stores, fitted=model(a=1), a={"intents": ["buy"]})) for name, channel in CHANNELS.items()
+    }
+    assert all(found.values())
+    assert "secret" not in repr(found)

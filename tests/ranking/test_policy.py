@@ -1,0 +1,179 @@
+"""What may be offered to whom: each rule, its words, and which of two speaks."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from persona.ranking.context import Context, Decision
+from persona.ranking.policy import Request, rule_against
+from persona.schemas import Campaign, Customer, FrequencyCap
+
+NOW = datetime(2026, 1, 10, 12, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+
+
+def campaign(**fields: Any) -> Campaign:
+    return Campaign(campaign_id="c_1", **fields)
+
+
+def decided(
+    event: str, campaign_id: str | None = "c_1", *, ago: timedelta = timedelta(days=1), channel: str = "email"
+) -> Decision:
+    return Decision(event=event, campaign_id=campaign_id, channel=channel, at=NOW - ago)
+
+
+def rule(offered: Campaign, *decisions: Decision, customer: Customer | None = None, **request: Any) -> str | None:
+    context = Context(user_id="u_1", customer=customer, decisions=decisions)
+    return rule_against(offered, context, Request(**{"at": NOW, **request}))
+
+
+def customer(**fields: Any) -> Customer:
+    return Customer(user_id="u_1", **fields)
+
+
+def test_nothing_speaks_against_a_plain_campaign() -> None:
+    assert rule(campaign()) is None
+    assert rule(campaign(), channel="email") is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"status": "draft"},
+        {"status": "paused"},
+        {"status": "ended"},
+        {"starts_at": NOW + SECOND},
+        {"ends_at": NOW},
+        {"ends_at": NOW - SECOND},
+    ],
+)
+def test_a_campaign_that_is_not_running_is_not_offered(fields: dict[str, Any]) -> None:
+    assert rule(campaign(**fields)) == "the campaign is not running"
+
+
+def test_a_campaign_runs_from_its_start_until_its_end() -> None:
+    assert rule(campaign(starts_at=NOW, ends_at=NOW + SECOND)) is None
+
+
+def test_running_is_judged_at_the_time_asked_about() -> None:
+    offered = campaign(starts_at=NOW + timedelta(days=1), ends_at=NOW + timedelta(days=2))
+    assert rule(offered, at=NOW + timedelta(days=1, hours=1)) is None
+    assert rule(offered, at=NOW + timedelta(days=3)) == "the campaign is not running"
+
+
+def test_a_campaign_is_offered_on_its_channels_only() -> None:
+    offered = campaign(channels=["email", "push"])
+    assert rule(offered, channel="sms") == "the campaign does not run on this channel"
+    assert rule(offered, channel="push") is None
+    assert rule(offered) is None
+
+
+def test_the_caller_may_exclude() -> None:
+    assert rule(campaign(), exclude={"c_1"}) == "excluded by the caller"
+    assert rule(campaign(), exclude={"c_2"}) is None
+
+
+def test_a_suppressed_person_is_offered_nothing() -> None:
+    assert rule(campaign(), customer=customer(suppressed=True, consent=True)) == "the person is suppressed"
+
+
+@pytest.mark.parametrize(
+    ("consent", "channel", "offered"),
+    [
+        (True, None, True),
+        (True, "email", True),
+        (False, None, False),
+        (False, "email", False),
+        ({"email": True, "sms": False}, "email", True),
+        ({"email": True, "sms": False}, "sms", False),
+        ({"email": True, "sms": False}, "push", False),
+        ({"email": True, "sms": False}, None, True),
+        ({"email": False}, None, False),
+        ({}, None, False),
+    ],
+)
+def test_consent_is_for_all_or_by_channel(consent: bool | dict[str, bool], channel: str | None, offered: bool) -> None:
+    found = rule(campaign(requires_consent=True), customer=customer(consent=consent), channel=channel)
+    assert found == (None if offered else "the person has not consented")
+    assert rule(campaign(), customer=customer(consent=consent), channel=channel) is None
+
+
+def test_who_never_said_yes_has_not_consented() -> None:
+    assert rule(campaign(requires_consent=True)) == "the person has not consented"
+    assert rule(campaign(requires_consent=True), customer=customer()) == "the person has not consented"
+
+
+def test_what_was_converted_on_is_not_offered_again_unless_repeats_are_wanted() -> None:
+    assert rule(campaign(), decided("conversion")) == "the person has already converted"
+    assert rule(campaign(), decided("conversion"), repeat_conversions=True) is None
+    assert rule(campaign(), decided("conversion", "c_2")) is None
+
+
+def test_what_was_dismissed_is_not_offered_again() -> None:
+    assert rule(campaign(), decided("dismiss")) == "the person dismissed it"
+    assert rule(campaign(), decided("dismiss"), repeat_conversions=True) == "the person dismissed it"
+    assert rule(campaign(), decided("dismiss", "c_2")) is None
+
+
+def test_unsubscribing_from_a_campaign_concerns_no_other() -> None:
+    assert rule(campaign(), decided("unsubscribe")) == "the person has unsubscribed"
+    assert rule(campaign(), decided("unsubscribe", "c_2")) is None
+
+
+def test_unsubscribing_from_a_channel_concerns_what_can_only_go_out_there() -> None:
+    gone = decided("unsubscribe", None, channel="email")
+    assert rule(campaign(), gone, channel="email") == "the person has unsubscribed"
+    assert rule(campaign(channels=["email"]), gone) == "the person has unsubscribed"
+    assert rule(campaign(), gone, channel="push") is None
+    assert rule(campaign(channels=["email", "push"]), gone) is None
+    assert rule(campaign(), gone) is None
+
+
+def test_unsubscribing_without_campaign_or_channel_concerns_everything() -> None:
+    gone = decided("unsubscribe", None, channel="unknown")
+    assert rule(campaign(), gone) == "the person has unsubscribed"
+    assert rule(campaign(), gone, channel="push") == "the person has unsubscribed"
+
+
+@pytest.mark.parametrize("event", ["impression", "open", "click", "reply", "message"])
+def test_mere_contact_decides_nothing(event: str) -> None:
+    assert rule(campaign(), *[decided(event)] * 9) is None
+
+
+def test_the_cap_counts_impressions_of_the_campaign_within_its_days() -> None:
+    capped = campaign(frequency_cap=FrequencyCap(count=2, days=7))
+    seen = decided("impression", ago=timedelta(days=7))
+    old = decided("impression", ago=timedelta(days=7) + SECOND)
+    assert rule(capped, seen, seen) == "the frequency cap is reached"
+    assert rule(capped, seen, old, old) is None
+    assert rule(capped, seen, decided("impression", "c_2"), decided("click")) is None
+    assert rule(campaign(), seen, seen) is None
+
+
+@pytest.mark.parametrize("event", ["conversion", "dismiss", "unsubscribe", "impression"])
+def test_what_came_after_the_time_asked_about_is_not_known(event: str) -> None:
+    capped = campaign(frequency_cap=FrequencyCap(count=1, days=7))
+    assert rule(capped, decided(event), at=NOW - timedelta(days=1) - SECOND) is None
+    assert rule(capped, decided(event), at=NOW - timedelta(days=1)) is not None
+
+
+def test_of_several_rules_the_first_in_their_order_speaks() -> None:
+    offered: dict[str, Any] = {
+        "status": "paused", "channels": ["push"], "requires_consent": True, "frequency_cap": FrequencyCap(count=1, days=7),
+    }  # fmt: skip
+    asked: dict[str, Any] = {"channel": "email", "exclude": {"c_1"}, "customer": customer(suppressed=True)}
+    decisions = [decided("conversion"), decided("impression")]
+    expected = [
+        ("the campaign is not running", lambda: offered.update(status="active")),
+        ("the campaign does not run on this channel", lambda: offered.update(channels=[])),
+        ("excluded by the caller", lambda: asked.update(exclude=())),
+        ("the person is suppressed", lambda: asked.update(customer=customer())),
+        ("the person has not consented", lambda: asked.update(customer=customer(consent=True))),
+        ("the frequency cap is reached", decisions.pop),
+        ("the person has already converted", decisions.pop),
+    ]
+    for words, mend in expected:
+        assert rule(campaign(**offered), *decisions, **asked) == words
+        mend()
+    assert rule(campaign(**offered), *decisions, **asked) is None
