@@ -57,7 +57,10 @@ Id = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_l
 
 
 def _utc(time: datetime) -> datetime:
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    try:
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("outside the years 1 to 9999") from None
 
 
 UtcTime = Annotated[datetime, AfterValidator(_utc)]
@@ -67,8 +70,8 @@ UtcTime = Annotated[datetime, AfterValidator(_utc)]
 class FrequencyCap(BaseModel):
     """At most `count` impressions to one person within `days`."""
 
-    count: int = Field(ge=1)
-    days: float = Field(gt=0)
+    count: int = Field(ge=1, le=1_000_000)
+    days: float = Field(gt=0, le=365)
 
 
 class Campaign(BaseModel):

@@ -1,11 +1,18 @@
-"""What every test may ask for: settings with a running local stack. Fixtures of one store stand beside that store's tests."""
+"""What every test may ask for: a running local stack, empty truths, pipelines. Fixtures of one store stand beside its tests."""
 
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from persona.local.stack import start_stores, stop_stores
+from persona.pipeline.draining import Pipeline
 from persona.settings import Settings
+from persona.stores.cache import open_cache
+from persona.stores.documents import Documents, open_documents
+from persona.stores.warehouse import open_warehouse
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +24,52 @@ def stack_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting
         yield settings
     finally:
         stop_stores(settings)
+
+
+@pytest.fixture
+def new_documents(stack_settings: Settings) -> Iterator[Callable[[], Documents]]:
+    """Makes empty truths, each in a database of its own."""
+    with ExitStack() as stack:
+
+        def make() -> Documents:
+            name = f"t{uuid.uuid4().hex[:12]}"
+            documents = stack.enter_context(open_documents(stack_settings.addresses.mongodb, name, timeout_seconds=10))
+            stack.callback(documents.client.drop_database, name)
+            return documents
+
+        yield make
+
+
+@pytest.fixture
+def documents(new_documents: Callable[[], Documents]) -> Documents:
+    """The truth, empty."""
+    return new_documents()
+
+
+@pytest.fixture
+def new_pipeline(
+    stack_settings: Settings, new_documents: Callable[[], Documents], tmp_path: Path
+) -> Iterator[Callable[[], Pipeline]]:
+    """Makes pipelines, each with a truth, a warehouse, folders and a home of its own; files settle at once."""
+    with ExitStack() as stack:
+
+        def make() -> Pipeline:
+            home = tmp_path / uuid.uuid4().hex[:12]
+            (home / "watched").mkdir(parents=True)
+            (home / "catalog").mkdir()
+            folders = {"home": home, "drops": home / "watched", "catalog": home / "catalog"}
+            settings = stack_settings.model_copy(update={**folders, "settle_seconds": 0, "lease_wait_seconds": 0})
+            return Pipeline(
+                settings,
+                new_documents(),
+                stack.enter_context(open_warehouse(f"sqlite:///{home / 'warehouse.sqlite'}")),
+                stack.enter_context(open_cache(stack_settings.addresses.redis)),
+            )
+
+        yield make
+
+
+@pytest.fixture
+def pipeline(new_pipeline: Callable[[], Pipeline]) -> Pipeline:
+    """A pipeline over empty stores."""
+    return new_pipeline()

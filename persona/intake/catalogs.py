@@ -9,11 +9,12 @@ import structlog
 from pydantic import TypeAdapter, ValidationError
 
 from persona.errors import InvalidInput
-from persona.intake.claim import settled_files
+from persona.intake.claim import WatchedFile, settled_files
 from persona.pipeline.draining import Outcome, Pipeline
 from persona.pipeline.lease import Lease
 from persona.pipeline.stages import CATALOG_SINKS
 from persona.schemas import Campaign, Customer, IntentDefinition
+from persona.settings import Settings
 from persona.stores.documents import Documents
 
 CatalogName = Literal["campaigns", "intents", "users"]
@@ -57,12 +58,49 @@ def load_catalog(documents: Documents, path: Path, lease: Lease, *, run_id: str)
 
     Raises `InvalidInput` when it does not validate; the ledger says so too, and what was in force stays.
     """
-    content = path.read_bytes()
-    entry = hashlib.sha256(content).hexdigest()
+    return _load(documents, path.read_bytes(), str(path), lease, run_id=run_id)
+
+
+def load_folder(pipeline: Pipeline, *, run_id: str) -> Outcome:
+    """Load every file of the catalog folder whose content has not been seen; the `catalogs` stage. A refused file stops nothing."""
+    settings, documents = pipeline.settings, pipeline.documents
+    with pipeline.recorded(run_id, "catalogs") as count, pipeline.lease(run_id, "catalogs") as lease:
+        loaded: list[str] = []
+        files = _catalog_files(settings)
+        for path in documents.ledger.unseen({path: file.signature for path, file in files.items()}):
+            try:
+                content = files[path].path.read_bytes()
+                entry = hashlib.sha256(content).hexdigest()
+                if entry != documents.ledger.entry_of_file(path):
+                    _, records = _load(documents, content, path, lease, run_id=run_id)
+                    count(count.records + records)
+                    loaded.append(entry)
+            except InvalidInput as error:
+                log.warning("catalog_refused", file=files[path].path.name, error=error.message)
+            except OSError as error:
+                log.warning("catalog_not_readable_yet", file=files[path].path.name, error=error.strerror)
+                continue
+            documents.ledger.remember_file(path, files[path].signature, entry)
+        return pipeline.outcome("catalogs", count.records, count.seconds, documents.ledger.get(loaded))
+
+
+def unseen_catalogs(pipeline: Pipeline) -> bool:
+    """Whether the catalog folder holds a file that has changed since it was looked at."""
+    files = _catalog_files(pipeline.settings)
+    return bool(pipeline.documents.ledger.unseen({path: file.signature for path, file in files.items()}))
+
+
+def _catalog_files(settings: Settings) -> dict[str, WatchedFile]:
+    files = settled_files(settings.catalog, settle_seconds=settings.settle_seconds)
+    return {str(file.path): file for file in files if file.path.suffix == ".json"}
+
+
+def _load(documents: Documents, content: bytes, path: str, lease: Lease, *, run_id: str) -> tuple[CatalogName, int]:
+    entry, name = hashlib.sha256(content).hexdigest(), Path(path).name
     try:
-        catalog, entries = read_catalog(content, name=path.name)
+        catalog, entries = read_catalog(content, name=name)
     except InvalidInput as error:
-        documents.ledger.refuse_catalog(entry, name=path.name, size=len(content), detail=error.message, run_id=run_id)
+        documents.ledger.refuse_catalog(entry, name=name, size=len(content), detail=error.message, run_id=run_id)
         raise
     lease.check()
     if catalog == "campaigns":
@@ -73,7 +111,7 @@ def load_catalog(documents: Documents, path: Path, lease: Lease, *, run_id: str)
         documents.catalog.put_customers(entries)
     documents.ledger.load_catalog(
         entry,
-        name=path.name,
+        name=name,
         size=len(content),
         catalog=catalog,
         records=len(entries),
@@ -81,32 +119,6 @@ def load_catalog(documents: Documents, path: Path, lease: Lease, *, run_id: str)
         run_id=run_id,
     )
     return catalog, len(entries)
-
-
-def load_folder(pipeline: Pipeline, *, run_id: str) -> Outcome:
-    """Load every file of the catalog folder whose content has not been seen; the `catalogs` stage. A refused file stops nothing."""
-    settings, documents = pipeline.settings, pipeline.documents
-    with pipeline.recorded(run_id, "catalogs") as count, pipeline.lease(run_id, "catalogs") as lease:
-        loaded: list[str] = []
-        for file in settled_files(settings.catalog, settle_seconds=settings.settle_seconds):
-            entry = hashlib.sha256(file.path.read_bytes()).hexdigest()
-            if file.path.suffix != ".json" or documents.ledger.knows_catalog(entry):
-                continue
-            try:
-                _, records = load_catalog(documents, file.path, lease, run_id=run_id)
-            except InvalidInput as error:
-                log.warning("catalog_refused", name=file.path.name, error=error.message)
-                continue
-            loaded.append(entry)
-            count(count.records + records)
-        return pipeline.outcome("catalogs", count.records, count.seconds, documents.ledger.get(loaded))
-
-
-def unseen_catalogs(pipeline: Pipeline) -> bool:
-    """Whether the catalog folder holds a file whose content has not been seen."""
-    files = settled_files(pipeline.settings.catalog, settle_seconds=pipeline.settings.settle_seconds)
-    hashes = (hashlib.sha256(file.path.read_bytes()).hexdigest() for file in files if file.path.suffix == ".json")
-    return any(not pipeline.documents.ledger.knows_catalog(entry) for entry in hashes)
 
 
 def _kind(entry: Any) -> CatalogName | None:

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from persona.errors import StoreRefused
 
@@ -61,31 +62,37 @@ def settled_files(folder: Path, *, settle_seconds: float, now: float | None = No
 def claim(file: WatchedFile, into: Path) -> Claimed | None:
     """Copy the file to `into/<sha256>` while hashing; None when it vanished, changed meanwhile or may not be read.
 
-    Raises `StoreRefused` when there is no room for the copy.
+    Raises `StoreRefused` when the copy cannot be written.
     """
-    into.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(file.path, "rb") as source:
+            return _copied(file, source, into)
+    except (FileNotFoundError, PermissionError):
+        return None
+
+
+def _copied(file: WatchedFile, source: IO[bytes], into: Path) -> Claimed | None:
     unfinished = into / f".{uuid.uuid4().hex}"
     digest = hashlib.sha256()
     try:
-        with open(file.path, "rb") as source, open(unfinished, "xb") as copy:
-            before = os.fstat(source.fileno())
+        into.mkdir(parents=True, exist_ok=True)
+        before = os.fstat(source.fileno())
+        with open(unfinished, "xb") as copy:
             while chunk := source.read(COPY_BYTES):
                 digest.update(chunk)
                 copy.write(chunk)
             copy.flush()
             os.fsync(copy.fileno())
-            after = os.fstat(source.fileno())
+        after = os.fstat(source.fileno())
         if _signature(before) != file.signature or _signature(after) != file.signature:
             return None
         sha256 = digest.hexdigest()
         os.replace(unfinished, into / sha256)
         return Claimed(sha256=sha256, name=file.path.name, size=after.st_size, path=into / sha256)
-    except (FileNotFoundError, PermissionError):
-        return None
     except OSError as error:
         raise StoreRefused(
             f"cannot copy a drop into {into}: {error.strerror}",
-            hint="Free space under PERSONA_HOME, then run again: the drop waits.",
+            hint="Make room and leave to write under PERSONA_HOME, then run again: the drop waits.",
         ) from error
     finally:
         unfinished.unlink(missing_ok=True)

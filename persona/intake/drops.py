@@ -48,12 +48,14 @@ def take_in_all(pipeline: Pipeline, *, run_id: str, drops: Sequence[str] = (), r
     """Claim what has settled in the watched folder, then judge and write every claimed drop; the `raw_conversations` stage.
 
     With `drops`, only these; with `reapply`, these are read again from their claimed copies even if they were accepted or held.
+    Raises `NotFound` for a named drop that never arrived.
     """
     settings, documents, stage = pipeline.settings, pipeline.documents, "raw_conversations"
     with pipeline.recorded(run_id, stage) as count, pipeline.lease(run_id, stage) as lease:
-        if drops and reapply:
-            documents.ledger.read_again(drops)
         claim_settled(documents, settings.drops, settings.claimed_drops, settle_seconds=settings.settle_seconds, run_id=run_id)
+        named = pipeline.named(drops)
+        if reapply:
+            documents.ledger.read_again([entry.id for entry in named])
         entries: list[Entry] = []
         for claimed in documents.ledger.claimed():
             if drops and claimed.id not in drops:
@@ -77,6 +79,8 @@ def take_in_all(pipeline: Pipeline, *, run_id: str, drops: Sequence[str] = (), r
 
 def claim_settled(documents: Documents, folder: Path, copies: Path, *, settle_seconds: float, run_id: str) -> int:
     """Claim every settled file of the folder whose content has not been claimed; return how many are new to the ledger."""
+    for unfinished in copies.glob(".*"):  # what a run that was killed left half-copied; the lease says that nobody copies now
+        unfinished.unlink(missing_ok=True)
     files = {str(file.path): file for file in settled_files(folder, settle_seconds=settle_seconds)}
     new = 0
     for path in documents.ledger.unseen({path: file.signature for path, file in files.items()}):

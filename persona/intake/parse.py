@@ -127,27 +127,25 @@ def _lines(stream: _Stream) -> Iterator[RawRecord]:
     line, start, held = 0, 0, b""
     oversized = False
     for offset, chunk in stream:
-        if not held and not oversized:
-            start = offset
         pieces = chunk.split(b"\n")
         for last, piece in ((index == len(pieces) - 1, piece) for index, piece in enumerate(pieces)):
-            if oversized:
-                piece_length = len(piece)
-            else:
-                held = held + piece if held else piece
-                piece_length = len(piece)
-                if len(held) > MAX_RECORD_BYTES:
-                    oversized, held = True, held[:KEPT_BYTES]
-            offset += piece_length
+            offset += len(piece)
+            if not held:
+                held = piece.lstrip(WHITESPACE)
+                start = offset - len(held)
+            elif not oversized:
+                held += piece
+            if len(held) > MAX_RECORD_BYTES:
+                oversized, held = True, held[:KEPT_BYTES]
             if last:
                 break
             line += 1
-            if held.strip(WHITESPACE):
-                yield RawRecord(line, start, held.strip(WHITESPACE), oversized)
+            if held:
+                yield RawRecord(line, start, held.rstrip(WHITESPACE), oversized)
             offset += 1
-            start, held, oversized = offset, b"", False
-    if held.strip(WHITESPACE):
-        yield RawRecord(line + 1, start, held.strip(WHITESPACE), oversized)
+            held, oversized = b"", False
+    if held:
+        yield RawRecord(line + 1, start, held.rstrip(WHITESPACE), oversized)
 
 
 def _document(stream: _Stream) -> Iterator[RawRecord]:
@@ -244,17 +242,17 @@ class _Cutter:
     def _take(self, piece: bytes) -> None:
         if self._oversized:
             return
+        if not self._held:
+            length, piece = len(piece), piece.lstrip(WHITESPACE)
+            self._start += length - len(piece)
         self._held += piece
         if len(self._held) > MAX_RECORD_BYTES:
             self._oversized = True
             del self._held[KEPT_BYTES:]
 
     def _cut(self, *, last: bool) -> RawRecord | None:
-        raw = bytes(self._held)
-        body = raw.lstrip(WHITESPACE)
-        start = self._start + len(raw) - len(body)
-        body = body if self._oversized else body.rstrip(WHITESPACE)
-        oversized, expected = self._oversized, self._after_comma or not last
+        body = bytes(self._held) if self._oversized else bytes(self._held.rstrip(WHITESPACE))
+        start, oversized, expected = self._start, self._oversized, self._after_comma or not last
         self._held.clear()
         self._oversized = False
         self._after_comma = not last

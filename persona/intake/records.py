@@ -42,12 +42,8 @@ def _time(value: Any) -> Any:
     return value
 
 
-Id = Annotated[
-    str,
-    BeforeValidator(_integer_as_text),
-    StringConstraints(strip_whitespace=True, min_length=1, max_length=256, pattern=r"^[^\x00]*$", strict=True),
-]
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=256, pattern=r"^[^\x00]*$", strict=True)]
+Id = Annotated[Name, BeforeValidator(_integer_as_text)]
 
 
 class Record(BaseModel):
@@ -145,7 +141,7 @@ def _syntax_refusal(raw: bytes, error: ValueError) -> _Refusal:
         raw.decode("utf-8")
     except UnicodeDecodeError:
         return _Refusal(Reason.INVALID_ENCODING, "The record is not valid UTF-8.")
-    if "ecursion" in str(error):
+    if "depth limit" in str(error):
         return _Refusal(Reason.TOO_DEEP, f"The record nests deeper than {MAX_DEPTH} levels.")
     where = (
         f"line {error.lineno}, column {error.colno} of the record" if isinstance(error, json.JSONDecodeError) else "the record"

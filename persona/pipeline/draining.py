@@ -11,7 +11,7 @@ import structlog
 
 from persona.errors import NotFound, PersonaError, StoreUnavailable
 from persona.pipeline.lease import Lease, lease
-from persona.pipeline.stages import CODE_VERSIONS, UPSTREAM
+from persona.pipeline.stages import CATALOG_SINKS, CODE_VERSIONS, UPSTREAM
 from persona.settings import Settings
 from persona.stores.cache import Cache
 from persona.stores.documents import Documents
@@ -48,6 +48,11 @@ class Batch:
     def users(self) -> list[str]:
         """The users that the drops of the batch touched."""
         return self.documents.records.users_of(self.drops) if self.drops else []
+
+    def leaves_pending(self) -> bool:
+        """Whether something will still wait for the stage when this batch is applied."""
+        ours = {entry.id for entry in self.entries}
+        return any(entry.id not in ours for entry in self.documents.ledger.pending(self.stage, upstream=()))
 
     def in_chunks(self, items: Sequence[str], size: int) -> Iterator[list[str]]:
         """The items in chunks, with the lease checked before each: the way every stage writes."""
@@ -138,19 +143,27 @@ class Pipeline:
         )
         log.info("stage_ended", run_id=run_id, stage=stage, status=status, records=clock.records, seconds=round(clock.seconds, 3))
 
-    def _entries(self, stage: str, drops: Sequence[str], reapply: bool) -> list[Entry]:
-        ledger = self.documents.ledger
-        if not drops and not reapply:
-            return ledger.pending(stage, upstream=UPSTREAM[stage])
-        if not drops:
-            return ledger.all_of("drop", states=["accepted"]) + ledger.all_of("catalog", states=["loaded"])
-        entries = ledger.get(drops)
+    def named(self, drops: Sequence[str]) -> list[Entry]:
+        """What the ledger says of these drops; raises `NotFound` for one that it does not know."""
+        entries = self.documents.ledger.get(drops)
         if unknown := set(drops) - {entry.id for entry in entries}:
             raise NotFound(
                 f"no such drop in the ledger: {', '.join(sorted(unknown))}", hint="A drop's id is its content's SHA-256."
             )
-        waiting = {entry.id for entry in ledger.pending(stage, upstream=UPSTREAM[stage])}
-        return [entry for entry in entries if entry.state == "accepted" and (reapply or entry.id in waiting)]
+        return entries
+
+    def _entries(self, stage: str, drops: Sequence[str], reapply: bool) -> list[Entry]:
+        ledger = self.documents.ledger
+        named = self.named(drops)
+        if not reapply:
+            waiting = ledger.pending(stage, upstream=UPSTREAM[stage])
+            return [entry for entry in waiting if not drops or entry.id in drops]
+        if not drops:
+            catalogs = ledger.all_of("catalog", states=["loaded"])
+            named = ledger.all_of("drop", states=["accepted"])
+            named += [entry for entry in catalogs if stage in CATALOG_SINKS.get(entry.catalog or "", ())]
+        too_early = {entry.id for sink in UPSTREAM[stage] for entry in ledger.pending(sink, upstream=())}
+        return [entry for entry in named if entry.state in ("accepted", "loaded") and entry.id not in too_early]
 
     def _mark(self, stage: str, batch: Batch) -> None:
         ids = [entry.id for entry in batch.entries]

@@ -55,8 +55,11 @@ def label(batch: Batch, *, threshold: float) -> None:
     model = stored.model()
     if not definitions or model is None:
         return
+    examples = _example_vectors(batch, definitions)
+    if examples is None:  # a catalog that came in after this batch was embedded; on its turn every text is labelled anew
+        return
     version = intents.version(definitions, model[0], threshold)
-    classifier = intents.NearestExamples.fit(_example_vectors(batch, definitions), threshold=threshold)
+    classifier = intents.NearestExamples.fit(examples, threshold=threshold)
     changed = stored.label_version() != version
     hashes = (key for key, _ in stored.scan()) if changed else batch.documents.records.text_hashes_of(batch.drops)
     while chunk := list(islice(hashes, TEXTS)):
@@ -91,7 +94,9 @@ def index_vectors(batch: Batch, vectors: VectorStore) -> None:
         stored = batch.documents.embeddings.get(
             {record["text_hash"] for _, history in histories for record in history if "text_hash" in record}
         )
-        for user, history in histories:
+        for user, everything in histories:
+            # a drop that came in after this batch was embedded brings its texts with its own turn
+            history = [record for record in everything if "text_hash" not in record or record["text_hash"] in stored]
             profile = profile_of(user, history, stored)
             if profile:
                 profiles.append(profile)
@@ -101,9 +106,10 @@ def index_vectors(batch: Batch, vectors: VectorStore) -> None:
         if vanished:
             vectors.delete_conversations(sorted(vanished))
         batch.progress(batch.records)
-    outdated = batch.documents.embeddings.use_filled_collections()
-    if outdated:
-        vectors.at(outdated).drop()
+    if not batch.leaves_pending():
+        outdated = batch.documents.embeddings.use_filled_collections()
+        if outdated:
+            vectors.at(outdated).drop()
 
 
 def link(batch: Batch, graph: Graph) -> None:
@@ -146,16 +152,19 @@ def _texts(batch: Batch) -> Iterator[tuple[str, str]]:
         yield from batch.documents.records.texts_of(batch.drops)
 
 
-def _example_vectors(batch: Batch, definitions: list[IntentDefinition]) -> dict[str, Vectors]:
+def _example_vectors(batch: Batch, definitions: list[IntentDefinition]) -> dict[str, Vectors] | None:
     hashes = {definition.intent: [text_hash(text) for text in intents.definition_texts(definition)] for definition in definitions}
-    stored = batch.documents.embeddings.get({key for keys in hashes.values() for key in keys})
+    wanted = {key for keys in hashes.values() for key in keys}
+    stored = batch.documents.embeddings.get(wanted)
+    if wanted - set(stored):
+        return None
     return {intent: np.stack([stored[key] for key in keys]) for intent, keys in hashes.items()}
 
 
 def _campaign_vectors(batch: Batch) -> dict[str, Any]:
     texts = {campaign.campaign_id: text_hash(campaign.text) for campaign in batch.documents.catalog.campaigns() if campaign.text}
     stored = batch.documents.embeddings.get(set(texts.values()))
-    return {campaign: stored[key] for campaign, key in texts.items()}
+    return {campaign: stored[key] for campaign, key in texts.items() if key in stored}
 
 
 def _histories(batch: Batch, users: list[str]) -> Iterator[dict[str, Any]]:

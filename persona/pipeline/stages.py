@@ -1,7 +1,5 @@
 """The stages of draining and what each waits for. Names and order only."""
 
-from persona.stores.documents.ledger import Kind
-
 PROJECTIONS = ("milvus_collection", "neo4j_graph", "engagement_metrics")
 UPSTREAM: dict[str, tuple[str, ...]] = {
     "embeddings": (),
@@ -42,8 +40,3 @@ CODE_VERSIONS = {
 def downstream(sink: str) -> tuple[str, ...]:
     """Every sink that waits for this one, directly or not."""
     return tuple(other for other, upstream in UPSTREAM.items() if sink in upstream)
-
-
-def kinds_of(sink: str) -> tuple[Kind, ...]:
-    """Which kinds of ledger entry this sink applies."""
-    return ("drop", "catalog") if any(sink in sinks for sinks in CATALOG_SINKS.values()) else ("drop",)

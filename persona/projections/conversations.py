@@ -100,9 +100,11 @@ def _attribute(threads: Sequence[_Thread], history: Sequence[Mapping[str, Any]])
     for record in history:
         if "campaign_id" not in record:
             continue
-        thread = named.get(record.get("conversation_id", "")) or latest[bisect_right(starts, record["timestamp"])]
-        if thread is None or record["timestamp"] - thread.ended_at > ATTRIBUTION:
-            continue
+        thread = named.get(record.get("conversation_id", ""))
+        if thread is None:
+            thread = latest[bisect_right(starts, record["timestamp"])]
+            if thread is None or record["timestamp"] - thread.ended_at > ATTRIBUTION:
+                continue
         campaign, strength = record["campaign_id"], EVENT_WEIGHTS[Event(record["event"])]
         before = thread.outcomes.get(campaign, 0.0)
         thread.outcomes[campaign] = strength if abs(strength) >= abs(before) else before

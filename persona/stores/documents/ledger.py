@@ -95,6 +95,11 @@ class Ledger:
         """Note that the file with this path and stat holds this entry's content."""
         self._files.replace_one({"_id": path}, {"_id": path, "signature": signature, "entry": entry}, upsert=True)
 
+    def entry_of_file(self, path: str) -> str | None:
+        """The content that this path was last seen to hold."""
+        found = self._files.find_one({"_id": path}, {"entry": 1})
+        return found["entry"] if found else None
+
     # -- drops ------------------------------------------------------------------------------------------------------------
 
     def claim(self, entry: str, *, name: str, size: int, run_id: str) -> bool:
@@ -181,10 +186,6 @@ class Ledger:
             },
             upsert=True,
         )  # fmt: skip
-
-    def knows_catalog(self, entry: str) -> bool:
-        """Whether a catalog with this content was entered, loaded or refused."""
-        return self._entries.find_one({"_id": entry, "kind": "catalog"}, {"_id": 1}) is not None
 
     def refuse_catalog(self, entry: str, *, name: str, size: int, detail: str, run_id: str) -> None:
         """Enter a catalog that does not validate; what was in force stays."""

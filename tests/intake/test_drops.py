@@ -1,0 +1,346 @@
+"""The way of a drop into the truth, on a real MongoDB: every record is accounted for, whatever happens on the way."""
+
+import hashlib
+import json
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from persona.errors import NotFound, StoreUnavailable
+from persona.intake import drops
+from persona.intake import records as validation
+from persona.intake.drops import take_in_all
+from persona.pipeline.draining import Outcome, Pipeline
+from persona.pipeline.stages import DROP_SINKS
+from persona.schemas import Reason
+from persona.stores.documents import Documents
+from persona.stores.documents.ledger import Entry
+from persona.stores.documents.records import Inserted
+
+RUNS = (f"run_{number}" for number in range(10**9))
+
+
+def message(number: int, **fields: Any) -> dict[str, Any]:
+    return {"user_id": f"u_{number % 3}", "message": f"message {number}", "timestamp": 1_700_000_000 + number, **fields}
+
+
+def drop(pipeline: Pipeline, name: str, lines: Sequence[Any]) -> Path:
+    """A settled file of JSON lines; a string is a line as it stands."""
+    path = pipeline.settings.drops / name
+    path.write_text("".join(f"{record if isinstance(record, str) else json.dumps(record)}\n" for record in lines))
+    return path
+
+
+def take_in(pipeline: Pipeline, **options: Any) -> Outcome:
+    return take_in_all(pipeline, run_id=next(RUNS), **options)
+
+
+def ledger(pipeline: Pipeline) -> dict[str, Entry]:
+    return {entry.name: entry for entry in pipeline.documents.ledger.recent("drop", limit=1_000)}
+
+
+def stored(documents: Documents) -> dict[str, dict[str, Any]]:
+    return {record["_id"]: record for record in documents.database["records"].find()}
+
+
+def counts(entry: Entry) -> tuple[int, int, int, int, int]:
+    return tuple(entry.counts.as_dict().values())  # type: ignore[return-value]
+
+
+def test_a_drop_is_claimed_judged_and_written(pipeline: Pipeline) -> None:
+    source = drop(
+        pipeline,
+        "a.jsonl",
+        [message(1, campaign_id="c_1"), "{broken", message(2, campaign_id="c_2"), message(1, campaign_id="c_1")],
+    )
+    outcome = take_in(pipeline)
+    source.unlink()
+    [entry] = outcome.entries
+    assert (entry.state, entry.name, outcome.records) == ("accepted", "a.jsonl", 2)
+    assert counts(entry) == (4, 2, 1, 1, 0)
+    assert entry.counts.balanced
+    assert (pipeline.settings.claimed_drops / entry.id).stat().st_size == entry.size
+    assert [campaign.campaign_id for campaign in pipeline.documents.catalog.campaigns()] == ["c_1", "c_2"]
+    [rejected] = pipeline.documents.quarantine.of_drop(entry.id)
+    assert (rejected.line, rejected.raw, rejected.reason) == (2, b"{broken", Reason.INVALID_JSON)
+    assert [entry.id for entry in pipeline.documents.ledger.pending("embeddings", upstream=())] == [entry.id]
+    assert take_in(pipeline).entries == []
+
+
+def test_whatever_json_allows_in_attributes_comes_back_from_the_server(pipeline: Pipeline) -> None:
+    extra = {
+        "$set": {"$inc": 1, "a.b": {"$ref": "x"}},
+        "": {"": [[], {}, None]},
+        "a.b": 1,
+        "_id": 7,
+        "n": 2**63,
+        "deep": _nested(63),
+    }
+    drop(pipeline, "a.jsonl", [message(1, **extra), message(2, message="\x00 and \U0001f600", user_id="\U0001f600" * 256)])
+    [entry] = take_in(pipeline).entries
+    assert counts(entry) == (2, 2, 0, 0, 0)
+    [record] = [record for record in stored(pipeline.documents).values() if "attributes" in record]
+    assert record["attributes"] == {**extra, "n": str(2**63)}
+
+
+def _nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = {"d": value}
+    return value
+
+
+items = st.one_of(
+    st.tuples(st.sampled_from([None, "m1", "m2", "m3"]), st.integers(0, 2)),
+    st.sampled_from(["{", "[]", '{"user_id": "u"}']),
+)
+generated_drops = st.lists(st.lists(items, min_size=1, max_size=8), min_size=1, max_size=4)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(generated=generated_drops, batch=st.integers(1, 5), in_memory=st.sampled_from([0, 3, 100]))
+def test_counts_balance_and_say_what_became_of_every_record(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, generated: list[list[Any]], batch: int, in_memory: int
+) -> None:
+    pipeline = replace(pipeline, settings=pipeline.settings.model_copy(update={"reject_share": 1.0}))
+    documents = pipeline.documents
+    monkeypatch.setattr(drops, "BATCH", batch)
+    monkeypatch.setattr(drops, "KEPT_IN_MEMORY", in_memory)
+    example = uuid.uuid4().hex[:8]
+    before = len(stored(documents))
+    first: dict[str, int] = {}
+    entries: list[Entry] = []
+    for number, lines in enumerate(generated):
+        expected = {"read": len(lines) + 1, "accepted": 0, "duplicate": 0, "quarantined": 1, "erased": 0}
+        records: list[Any] = [example, " " * number]  # no two drops have the same content
+        for line in lines:
+            if isinstance(line, str):
+                records.append(line)
+                expected["quarantined"] += 1
+                continue
+            given_id, text = line
+            key = f"{example}-{given_id or f'derived {text}'}"
+            records.append(message(text, user_id=example, **({"message_id": key} if given_id else {})))
+            if key not in first:
+                first[key] = text
+                expected["accepted"] += 1
+            else:
+                expected["duplicate" if first[key] == text else "quarantined"] += 1
+        drop(pipeline, f"{example}-{number}.jsonl", records)
+        [entry] = take_in(pipeline).entries
+        entries.append(entry)
+        assert entry.counts.as_dict() == expected
+        assert entry.counts.balanced
+        assert documents.records.count([entry.id]) == entry.counts.accepted
+        assert documents.quarantine.count([entry.id]) == entry.counts.quarantined
+    assert len(stored(documents)) - before == len(first)
+    again = take_in(pipeline, drops=[entry.id for entry in entries], reapply=True).entries
+    assert {entry.id: entry.counts for entry in again} == {entry.id: entry.counts for entry in entries}
+    assert len(stored(documents)) - before == len(first)
+
+
+def test_any_order_of_the_same_drops_gives_the_same_records(new_pipeline: Callable[[], Pipeline]) -> None:
+    batches = [[message(n) for n in range(6)], [message(n) for n in range(4, 9)], [message(8), "{", message(0)], [message(3)]]
+    found = []
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]):
+        pipeline = new_pipeline()
+        for number in order:
+            drop(pipeline, f"{number}.jsonl", batches[number])
+            take_in(pipeline)
+        accepted = stored(pipeline.documents)
+        found.append({key: record["digest"] for key, record in accepted.items()})
+        total = sum(entry.counts.accepted for entry in ledger(pipeline).values())
+        assert total == len(accepted) == 9
+    assert found[0] == found[1] == found[2]
+
+
+def test_of_two_records_with_one_id_the_first_accepted_wins_and_the_other_is_kept_with_its_reason(pipeline: Pipeline) -> None:
+    drop(pipeline, "a.jsonl", [message(1, message_id="m")])
+    take_in(pipeline)
+    drop(pipeline, "b.jsonl", [message(2, message_id="m", x={"y": 1}), message(1, message_id="m"), message(3), message(4)])
+    [entry] = take_in(pipeline).entries
+    assert counts(entry) == (4, 2, 1, 1, 0)
+    [rejected] = pipeline.documents.quarantine.of_drop(entry.id)
+    assert (rejected.reason, rejected.line) == (Reason.ID_CONFLICT, 1)
+    kept = json.loads(rejected.raw)
+    assert (kept["message_id"], kept["message"]) == ("m", "message 2")
+    assert stored(pipeline.documents)["m"]["message"] == "message 1"
+    assert "message 1" not in rejected.detail and "message 2" not in rejected.detail
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("power cut"), StoreUnavailable("mongodb", "gone")])
+@pytest.mark.parametrize("calls", [0, 1, 2])
+def test_a_crash_half_way_and_another_run_end_like_an_undisturbed_one(
+    new_pipeline: Callable[[], Pipeline], monkeypatch: pytest.MonkeyPatch, fault: Exception, calls: int
+) -> None:
+    monkeypatch.setattr(drops, "BATCH", 3)
+    records = [message(number % 7, campaign_id=f"c_{number % 2}") for number in range(9)]
+    records += ["{", message(1, message_id="m"), message(2, message_id="m"), {"user_id": "u"}]
+    undisturbed, disturbed = new_pipeline(), new_pipeline()
+    drop(undisturbed, "a.jsonl", records)
+    drop(disturbed, "a.jsonl", records)
+    take_in(undisturbed)
+
+    insert, countdown = disturbed.documents.records.insert, iter(range(calls))
+
+    def failing(batch: Sequence[dict[str, Any]]) -> Inserted:
+        if next(countdown, None) is None:
+            insert(batch[:1])
+            raise fault
+        return insert(batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(disturbed.documents.records, "insert", failing)
+        with pytest.raises(type(fault)):
+            take_in(disturbed)
+    assert [entry.state for entry in ledger(disturbed).values()] == ["claimed"]
+    assert disturbed.documents.ledger.waiting(["embeddings"]) == 1
+    take_in(disturbed)
+
+    ours, theirs = ledger(disturbed)["a.jsonl"], ledger(undisturbed)["a.jsonl"]
+    assert (ours.state, ours.counts, ours.attempts) == (theirs.state, theirs.counts, 0)
+    assert stored(disturbed.documents) == stored(undisturbed.documents)
+    assert disturbed.documents.quarantine.of_drop(ours.id) == undisturbed.documents.quarantine.of_drop(ours.id)
+
+
+def test_a_held_drop_leaves_no_record_and_claims_no_id(pipeline: Pipeline) -> None:
+    drop(pipeline, "bad.jsonl", [message(1, message_id="m", campaign_id="c"), "{", "{", {"user_id": "u"}])
+    [held] = take_in(pipeline).entries
+    assert (held.state, held.reason) == ("held", Reason.INVALID_JSON)
+    assert counts(held) == (4, 0, 0, 4, 0) and held.counts.balanced
+    assert [rejected.line for rejected in pipeline.documents.quarantine.of_drop(held.id)] == [2, 3, 4]
+    assert stored(pipeline.documents) == {} and pipeline.documents.catalog.campaigns() == []
+    assert pipeline.documents.ledger.waiting(DROP_SINKS) == 0
+    drop(pipeline, "good.jsonl", [message(2, message_id="m")])
+    [entry] = take_in(pipeline).entries
+    assert counts(entry) == (1, 1, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.csv", b"user_id,message", Reason.UNSUPPORTED_FILE),
+        ("a.json", b"", Reason.EMPTY_FILE),
+        ("a.json", b"[" + json.dumps(message(1)).encode() + b", ", Reason.INVALID_JSON),
+        ("a.json.gz", b"\x1f\x8b\x08\x00", Reason.TRUNCATED_GZIP),
+        ("a.json", json.dumps(message(1)).encode("utf-16"), Reason.INVALID_ENCODING),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_held_with_the_reason(
+    pipeline: Pipeline, name: str, content: bytes, reason: Reason
+) -> None:
+    (pipeline.settings.drops / name).write_bytes(content)
+    [held] = take_in(pipeline).entries
+    assert (held.state, held.reason, counts(held)) == ("held", reason, (0, 0, 0, 0, 0))
+    assert stored(pipeline.documents) == {}
+
+
+def test_an_empty_array_is_a_drop_of_nothing(pipeline: Pipeline) -> None:
+    (pipeline.settings.drops / "a.json").write_bytes(b"[]")
+    [entry] = take_in(pipeline).entries
+    assert (entry.state, counts(entry)) == ("accepted", (0, 0, 0, 0, 0))
+
+
+def test_a_held_drop_that_comes_under_a_better_name_is_read_again(pipeline: Pipeline) -> None:
+    source = drop(pipeline, "a.txt", [message(1), message(2)])
+    assert take_in(pipeline).entries[0].reason == Reason.UNSUPPORTED_FILE
+    source = source.rename(source.with_suffix(".json"))
+    assert take_in(pipeline).entries[0].reason == Reason.INVALID_JSON
+    source.rename(source.with_suffix(".jsonl"))
+    [entry] = take_in(pipeline).entries
+    assert (entry.state, entry.name, counts(entry)) == ("accepted", "a.jsonl", (2, 2, 0, 0, 0))
+    assert take_in(pipeline).entries == []
+
+
+def test_the_same_content_under_two_names_is_one_drop(pipeline: Pipeline) -> None:
+    drop(pipeline, "a.jsonl", [message(1)])
+    drop(pipeline, "b.jsonl", [message(1)])
+    assert len(take_in(pipeline).entries) == 1
+    drop(pipeline, "c.jsonl", [message(1)])
+    assert take_in(pipeline).entries == []
+    assert list(ledger(pipeline)) == ["a.jsonl"]
+
+
+def test_three_crashes_hold_a_drop_and_its_neighbours_go_on(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    drop(pipeline, "1-poison.jsonl", [message(1, user_id="poison")])
+    drop(pipeline, "2-good.jsonl", [message(2)])
+    insert = pipeline.documents.records.insert
+
+    def failing(batch: Sequence[dict[str, Any]]) -> Inserted:
+        if batch[0]["user_id"] == "poison":
+            raise RuntimeError("out of memory")
+        return insert(batch)
+
+    monkeypatch.setattr(pipeline.documents.records, "insert", failing)
+    for _ in range(3):
+        with pytest.raises(RuntimeError):
+            take_in(pipeline)
+    take_in(pipeline)
+    held, good = ledger(pipeline)["1-poison.jsonl"], ledger(pipeline)["2-good.jsonl"]
+    assert (held.state, held.reason) == ("held", Reason.CRASHED_RUN)
+    assert (good.state, counts(good)) == ("accepted", (1, 1, 0, 0, 0))
+    monkeypatch.undo()
+    [released] = take_in(pipeline, drops=[held.id], reapply=True).entries
+    assert (released.state, counts(released)) == ("accepted", (1, 1, 0, 0, 0))
+
+
+def test_a_store_that_is_down_is_not_the_drops_fault(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    drop(pipeline, "a.jsonl", [message(1)])
+
+    def down(batch: Sequence[dict[str, Any]]) -> Inserted:
+        raise StoreUnavailable("mongodb", "down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline.documents.records, "insert", down)
+        for _ in range(5):
+            with pytest.raises(StoreUnavailable):
+                take_in(pipeline)
+    assert [entry.state for entry in take_in(pipeline).entries] == ["accepted"]
+
+
+def test_only_named_drops_are_taken_in(pipeline: Pipeline) -> None:
+    drop(pipeline, "a.jsonl", [message(1)])
+    b = drop(pipeline, "b.jsonl", [message(2)])
+    sha256 = hashlib.sha256(b.read_bytes()).hexdigest()
+    assert [entry.name for entry in take_in(pipeline, drops=[sha256]).entries] == ["b.jsonl"]
+    assert ledger(pipeline)["a.jsonl"].state == "claimed"
+    for reapply in (False, True):
+        with pytest.raises(NotFound, match="f" * 64):
+            take_in(pipeline, drops=[sha256, "f" * 64], reapply=reapply)
+    assert ledger(pipeline)["b.jsonl"].state == "accepted"
+
+
+def test_what_was_kept_out_is_forgotten_when_the_drop_is_read_again_and_it_validates(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drop(pipeline, "a.jsonl", [message(1), message(2, timestamp="9998-01-01")])
+    [early] = take_in(pipeline).entries
+    assert (counts(early), pipeline.documents.quarantine.count([early.id])) == ((2, 1, 0, 1, 0), 1)
+    monkeypatch.setattr(validation, "FUTURE_TOLERANCE", timedelta.max)
+    [late] = take_in(pipeline, drops=[early.id], reapply=True).entries
+    assert (counts(late), pipeline.documents.quarantine.count([early.id])) == ((2, 2, 0, 0, 0), 0)
+
+
+def test_the_run_history_tells_of_success_and_of_failure_without_a_persons_words(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drop(pipeline, "a.jsonl", [message(1, message="my secret")])
+
+    def failing(batch: Sequence[dict[str, Any]]) -> Inserted:
+        raise RuntimeError(batch[0]["message"])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline.documents.records, "insert", failing)
+        with pytest.raises(RuntimeError):
+            take_in_all(pipeline, run_id="bad")
+    take_in_all(pipeline, run_id="good")
+    [bad], [good] = pipeline.warehouse.stages("bad"), pipeline.warehouse.stages("good")
+    assert (bad.status, bad.error) == ("failed", "RuntimeError")
+    assert (good.stage, good.status, good.records, good.error) == ("raw_conversations", "success", 1, None)

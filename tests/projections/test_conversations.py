@@ -1,0 +1,192 @@
+"""How a history is cut into conversations, what each led to, and what a profile is made of."""
+
+import itertools
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from persona.projections.conversations import PROFILE_MESSAGES, conversation_ids_of, conversations_of, profile_of
+from persona.projections.engagements import EVENT_WEIGHTS
+from persona.schemas import Conversation, Event, Vector
+
+START = datetime(2025, 6, 1, tzinfo=UTC)
+NUMBERS = itertools.count()
+X, Y = np.array([1, 0], np.float32), np.array([0, 1], np.float32)
+VECTORS: dict[str, Vector] = {"x": X, "y": Y, "-x": -X, "xy": np.array([0.6, 0.8], np.float32)}
+
+
+def said(minute: float, text: str = "x", **fields: Any) -> dict[str, Any]:
+    return happened(minute, text_hash=text, event="message", **fields)
+
+
+def happened(minute: float, **fields: Any) -> dict[str, Any]:
+    return {"_id": f"m{next(NUMBERS):06}", "timestamp": START + timedelta(minutes=minute), **fields}
+
+
+def ordered(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(history, key=lambda record: (record["timestamp"], record["_id"]))
+
+
+def conversations(*history: dict[str, Any]) -> list[Conversation]:
+    return conversations_of("u", ordered(history), VECTORS)
+
+
+@pytest.mark.parametrize(("gap", "number"), [(0, 1), (29, 1), (29.99, 1), (30, 2), (31, 2), (10_000, 2)])
+def test_silence_of_half_an_hour_ends_a_conversation(gap: float, number: int) -> None:
+    found = conversations(said(0), said(5), said(5 + gap, "y"))
+    assert len(found) == number
+    assert sum(conversation.messages for conversation in found) == 3
+    if number == 1:
+        assert found[0].ended_at_ms - found[0].started_at_ms == round((5 + gap) * 60_000)
+        assert np.allclose(found[0].vector, np.array([2, 1]) / np.sqrt(5), atol=1e-6)
+
+
+def test_a_given_id_holds_across_silence_and_keeps_others_apart() -> None:
+    found = conversations(
+        said(0, conversation_id="a"),
+        said(1),
+        said(2, conversation_id="b"),
+        said(3, conversation_id="a"),
+        said(600, conversation_id="a"),
+    )
+    assert [conversation.messages for conversation in found] == [3, 1, 1]
+    assert len({conversation.conversation_id for conversation in found}) == 3
+
+
+def test_conversations_of_two_people_never_share_an_id() -> None:
+    history = [said(0, conversation_id="a")]
+    ids = [conversations_of(user, history, VECTORS)[0].conversation_id for user in ("u", "v")]
+    assert len(set(ids)) == 2 and all(len(key) == 32 and int(key, 16) >= 0 for key in ids)
+
+
+def test_a_late_message_that_joins_two_conversations_leaves_one_of_the_two_ids() -> None:
+    first, second, late = said(0), said(50), said(25)
+    apart, joined = conversations(first, second), conversations(first, late, second)
+    assert len(apart) == 2 and [conversation.messages for conversation in joined] == [3]
+    assert joined[0].conversation_id == apart[0].conversation_id
+
+
+def test_events_and_records_without_text_make_no_conversation() -> None:
+    assert conversations(happened(0, event="click", campaign_id="c"), happened(1, event="message", intent="i")) == []
+    assert profile_of("u", [happened(0, event="click", campaign_id="c")], VECTORS) is None
+
+
+def outcomes(*history: dict[str, Any]) -> list[dict[str, float]]:
+    return [dict(conversation.outcomes) for conversation in conversations(*history)]
+
+
+def test_an_event_belongs_to_the_conversation_before_it() -> None:
+    click = EVENT_WEIGHTS[Event.CLICK]
+    assert outcomes(said(0), said(100), happened(101, event="click", campaign_id="c")) == [{}, {"c": click}]
+    assert outcomes(said(0), happened(50, event="click", campaign_id="c"), said(100)) == [{"c": click}, {}]
+    assert outcomes(happened(0, event="click", campaign_id="c"), said(1)) == [{}]
+    assert outcomes(said(0), happened(24 * 60, event="click", campaign_id="c")) == [{"c": click}]
+    assert outcomes(said(0), happened(24 * 60 + 1, event="click", campaign_id="c")) == [{}]
+
+
+def test_an_event_with_a_conversation_id_belongs_to_that_conversation_whenever_it_happens() -> None:
+    click = EVENT_WEIGHTS[Event.CLICK]
+    days_later = happened(5_000, event="click", campaign_id="c", conversation_id="a")
+    assert outcomes(said(0, conversation_id="a"), said(4_999), days_later) == [{"c": click}, {}]
+    assert outcomes(said(0), happened(1, event="click", campaign_id="c", conversation_id="never seen")) == [{"c": click}]
+
+
+def test_a_message_that_names_a_campaign_is_an_outcome_and_the_strongest_event_counts() -> None:
+    weights = EVENT_WEIGHTS
+    assert outcomes(said(0, campaign_id="c")) == [{"c": weights[Event.MESSAGE]}]
+    assert outcomes(
+        said(0, campaign_id="c"),
+        happened(1, event="conversion", campaign_id="c"),
+        happened(2, event="impression", campaign_id="c"),
+    ) == [{"c": 1.0}]
+    assert outcomes(said(0), happened(1, event="conversion", campaign_id="c"), happened(2, event="dismiss", campaign_id="c")) == [
+        {"c": -1.0}
+    ]
+
+
+def test_a_profile_leans_to_what_was_said_last() -> None:
+    profile = profile_of("u", [said(0, "x"), said(14 * 24 * 60, "y")], VECTORS)
+    assert profile is not None
+    assert np.allclose(profile.vector, np.array([0.5, 1]) / np.sqrt(1.25), atol=1e-6)
+    assert (profile.messages, profile.last_at_ms) == (2, round((START + timedelta(days=14)).timestamp() * 1000))
+
+
+def test_a_profile_is_made_of_the_newest_messages_alone() -> None:
+    old, new = [said(minute, "x") for minute in range(50)], [said(100 + minute, "y") for minute in range(PROFILE_MESSAGES)]
+    profile = profile_of("u", [*old, *new], VECTORS)
+    assert profile is not None and profile.messages == PROFILE_MESSAGES
+    assert np.allclose(profile.vector, Y)
+
+
+def test_age_counts_from_the_persons_own_newest_message() -> None:
+    recent = [said(0, "x"), said(600, "y")]
+    ancient = [{**record, "timestamp": record["timestamp"].replace(year=1998)} for record in recent]
+    now, then = profile_of("u", recent, VECTORS), profile_of("u", ancient, VECTORS)
+    assert now is not None and then is not None
+    assert np.array_equal(now.vector, then.vector)
+
+
+def test_centuries_between_two_messages_underflow_nothing() -> None:
+    first = {**said(0, "x"), "timestamp": datetime(1, 1, 1, tzinfo=UTC)}
+    profile = profile_of("u", [first, said(0, "y")], VECTORS)
+    assert profile is not None and np.allclose(profile.vector, Y)
+    assert [len(conversation.vector) for conversation in conversations(first, said(0, "y"))] == [2, 2]
+
+
+def test_messages_that_cancel_each_other_out_still_give_a_unit_vector() -> None:
+    history = [said(0, "x"), said(0, "-x")]
+    profile = profile_of("u", history, VECTORS)
+    assert profile is not None
+    for vector in (profile.vector, conversations(*history)[0].vector):
+        assert np.isfinite(vector).all() and np.isclose(np.linalg.norm(vector), 1)
+        assert vector.dtype == np.float32
+
+
+records = st.lists(
+    st.fixed_dictionaries(
+        {
+            "minute": st.integers(0, 200),
+            "text": st.sampled_from([None, "x", "y", "-x", "xy"]),
+            "event": st.sampled_from([event.value for event in Event]),
+        },
+        optional={"conversation_id": st.sampled_from("ab"), "campaign_id": st.sampled_from("cd")},
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(drawn=records, shuffle=st.randoms(use_true_random=False))
+def test_the_order_of_arrival_does_not_matter_and_no_message_is_lost(drawn: list[dict[str, Any]], shuffle: Any) -> None:
+    history = [
+        happened(fields["minute"], **{key: value for key, value in fields.items() if key not in ("minute", "text")})
+        | ({"text_hash": fields["text"]} if fields["text"] else {})
+        for fields in drawn
+    ]
+    arrived = list(history)
+    shuffle.shuffle(arrived)
+    before, after = conversations(*history), conversations(*arrived)
+    assert [_plain(conversation) for conversation in before] == [_plain(conversation) for conversation in after]
+    assert conversation_ids_of("u", ordered(history)) == [conversation.conversation_id for conversation in before]
+    assert len({conversation.conversation_id for conversation in before}) == len(before)
+    assert sum(conversation.messages for conversation in before) == sum("text_hash" in record for record in history)
+    for conversation in before:
+        assert np.isclose(np.linalg.norm(conversation.vector), 1, atol=1e-5)
+        assert conversation.started_at_ms <= conversation.ended_at_ms
+        assert all(-1 <= strength <= 1 for strength in conversation.outcomes.values())
+    profiles = [profile_of("u", ordered(records), VECTORS) for records in (history, arrived)]
+    assert (profiles[0] is None) == (not before)
+    if profiles[0] is not None and profiles[1] is not None:
+        assert np.array_equal(profiles[0].vector, profiles[1].vector)
+
+
+def _plain(conversation: Conversation) -> tuple[Any, ...]:
+    return (
+        conversation.conversation_id, conversation.messages, conversation.started_at_ms, conversation.ended_at_ms,
+        dict(conversation.outcomes), conversation.vector.tobytes(),
+    )  # fmt: skip

@@ -1,0 +1,313 @@
+"""The truth on a real MongoDB: what goes in comes out, what is asked twice is answered alike, what fails says so in our words."""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+from pymongo.client_session import ClientSession
+
+from persona.errors import EmbeddingMismatch, StoreRefused, StoreUnavailable
+from persona.schemas import Event, Reason
+from persona.settings import Settings
+from persona.stores.documents import Documents, open_documents
+from persona.stores.documents.embeddings import text_hash
+from persona.stores.documents.ledger import Counts
+from persona.stores.documents.quarantine import Rejected
+from tests.stores.conftest import NAUGHTY_IDS
+
+AT = datetime(2025, 6, 1, 12, tzinfo=UTC)
+
+
+def record(key: str, *, drop: str = "d1", line: int = 1, hours: float = 0, **fields: Any) -> dict[str, Any]:
+    at = AT + timedelta(hours=hours)
+    return {
+        "_id": key, "user_id": "u", "timestamp": at, "event": "message", "channel": "chat", "digest": key, "drop": drop, "line": line,
+        **fields,
+    }  # fmt: skip
+
+
+def said(key: str, text: str, **fields: Any) -> dict[str, Any]:
+    return record(key, message=text, text_hash=text_hash(text), expressive=True, **fields)
+
+
+# -- the server ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_server_that_is_not_there_is_unavailable_within_the_timeout(closed_port: int) -> None:
+    began = time.monotonic()
+    with (
+        pytest.raises(StoreUnavailable, match="mongodb"),
+        open_documents(f"mongodb://127.0.0.1:{closed_port}", "t", timeout_seconds=0.5),
+    ):
+        pytest.fail("opened")
+    assert time.monotonic() - began < 5
+
+
+def test_opening_again_finds_everything(stack_settings: Settings, documents: Documents) -> None:
+    documents.records.insert([record("m")])
+    with open_documents(stack_settings.addresses.mongodb, documents.database.name, timeout_seconds=10) as again:
+        again.ping()
+        assert again.records.count(["d1"]) == 1
+        assert again.records.newest_timestamp() == AT
+
+
+def test_a_refusal_is_told_without_the_servers_words(documents: Documents) -> None:
+    secret = "what a person said"
+    with pytest.raises(StoreRefused) as raised:
+        documents.records.insert([record("m", x={"a" * 10: secret * 1_000_000})])
+    assert secret not in str(raised.value)
+
+
+def test_a_transaction_happens_whole_or_not_at_all(documents: Documents) -> None:
+    documents.ledger.claim("d", name="d.json", size=1, run_id="r")
+
+    def accept_and_fail(session: ClientSession) -> None:
+        documents.ledger.accept("d", counts=Counts(read=1, accepted=1), sinks=["s"], run_id="r", session=session)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        documents.transaction(accept_and_fail)
+    assert documents.ledger.get(["d"])[0].state == "claimed"
+    assert documents.ledger.pending("s", upstream=()) == []
+
+
+# -- records ------------------------------------------------------------------------------------------------------------
+
+
+def test_each_record_of_a_batch_is_accepted_or_duplicate_or_in_conflict(documents: Documents) -> None:
+    insert = documents.records.insert
+    first = insert([record("a"), record("b", line=2), record("a", line=3), record("b", line=4, digest="other")])
+    assert (first.accepted, first.duplicate, first.new) == (2, 1, 2)
+    assert [(conflict.index, conflict.existing_drop, conflict.existing_line) for conflict in first.conflicts] == [(3, "d1", 2)]
+    again = insert([record("a"), record("b", line=2), record("a", line=3), record("b", line=4, digest="other")])
+    assert (again.accepted, again.duplicate, again.new, len(again.conflicts)) == (2, 1, 0, 1)
+    elsewhere = insert([record("a", drop="d2"), record("c", drop="d2")])
+    assert (elsewhere.accepted, elsewhere.duplicate, elsewhere.new) == (1, 1, 1)
+    assert documents.records.count() == 3
+
+
+def test_what_a_set_of_drops_touched(documents: Documents) -> None:
+    records = documents.records
+    records.insert(
+        [
+            said("m1", "longer text", user_id="b", campaign_id="c1"),
+            said("m2", "text", user_id="a"),
+            said("m3", "text", user_id="a", campaign_id="c1"),
+            record("m4", user_id="a", event="click", campaign_id="c1"),
+            said("m5", "else", user_id="z", campaign_id="c9", drop="d2"),
+        ]
+    )
+    assert records.users_of(["d1"]) == ["a", "b"] and records.users_of(["d1", "d2"]) == ["a", "b", "z"]
+    assert sorted(records.pairs_of(["d1"])) == [("a", "c1"), ("b", "c1")]
+    assert list(records.texts_of(["d1"])) == [(text_hash("text"), "text"), (text_hash("longer text"), "longer text")]
+    assert set(records.text_hashes_of(["d2"])) == {text_hash("else")}
+    assert sorted(found["_id"] for found in records.engagements_of_drops(["d1"])) == ["m1", "m3", "m4"]
+    assert (records.count_engagements(["d1"]), records.count_engagements()) == (3, 4)
+    assert (records.count_users(), records.count_speakers(), records.count_pairs()) == (3, 3, 3)
+    assert records.users_of([]) == [] and records.flawed_of(["d1", "d2"], limit=9) == []
+
+
+@pytest.mark.parametrize("name", NAUGHTY_IDS)
+def test_any_id_finds_its_own_and_no_others(documents: Documents, name: str) -> None:
+    documents.records.insert(
+        [said("mine", "x", user_id=name, campaign_id=name), said("other", "y", user_id="other", campaign_id="c")]
+    )
+    assert [found["_id"] for found in documents.records.histories([name])] == ["mine"]
+    assert [pair["_id"] for pair in documents.records.folded_pairs([name])] == [{"user_id": name, "campaign_id": name}]
+    assert documents.records.expressive_among([name, "nobody"]) == [name]
+    documents.catalog.discover_campaigns([name])
+    assert [campaign.campaign_id for campaign in documents.catalog.campaigns_by_id([name])] == [name]
+
+
+def test_pairs_are_folded_over_every_record_of_the_pair(documents: Documents) -> None:
+    events = [("impression", 0), ("click", 1), ("dismiss", 2), ("conversion", 3), ("unsubscribe", 2.5)]
+    documents.records.insert(
+        [record(f"m{hours}", event=event, hours=hours, campaign_id="c", value=0.5) for event, hours in events]
+        + [record("n", event="dismiss", campaign_id="d"), record("o", event="click", campaign_id="e")]
+    )
+    pairs = {pair["_id"]["campaign_id"]: pair for pair in documents.records.folded_pairs(["u"])}
+    folded = pairs["c"]
+    assert {event.value: folded[event.value] for event in Event if folded[event.value]} == {event: 1 for event, _ in events}
+    assert (folded["value"], folded["first_at"], folded["last"]) == (2.5, AT, {"at": AT + timedelta(hours=3), "message_id": "m3"})
+    assert folded["last_positive_at"] == AT + timedelta(hours=3)
+    assert folded["last_negative_at"] == AT + timedelta(hours=2.5)
+    assert (pairs["d"]["last_positive_at"], pairs["d"]["last_negative_at"]) == (None, AT)
+    assert (pairs["e"]["last_positive_at"], pairs["e"]["last_negative_at"]) == (AT, None)
+
+
+def test_histories_come_by_person_then_time_then_id(documents: Documents) -> None:
+    documents.records.insert([record("b"), record("a"), record("c", hours=-1), record("z", user_id="a", hours=9)])
+    assert [found["_id"] for found in documents.records.histories(["u", "a"])] == ["z", "c", "a", "b"]
+
+
+def test_what_policy_looks_at_is_every_lasting_decision_and_recent_impressions(documents: Documents) -> None:
+    documents.records.insert(
+        [record(f"{event}{hours}", event=event.value, hours=hours, campaign_id="c") for event in Event for hours in (-100, 0)]
+    )
+    found = {decision["_id"] for decision in documents.records.decisions_of("u", impressions_since=AT - timedelta(hours=1))}
+    lasting = {f"{event}{hours}" for event in ("conversion", "dismiss", "unsubscribe") for hours in (-100, 0)}
+    assert found == lasting | {"impression0"}
+
+
+def test_only_who_expressed_something_is_someone(documents: Documents) -> None:
+    assert documents.records.someone() is None and documents.records.newest_timestamp() is None
+    documents.records.insert([record("m", event="click")])
+    assert documents.records.someone() is None
+    documents.records.insert([said("n", "x", user_id="speaker")])
+    assert documents.records.someone() == "speaker"
+
+
+# -- ledger and quarantine ----------------------------------------------------------------------------------------------
+
+
+def test_counts_are_balanced_when_every_record_is_accounted_for() -> None:
+    assert Counts(read=10, accepted=4, duplicate=3, quarantined=2, erased=1).balanced
+    assert not Counts(read=10, accepted=4).balanced
+
+
+def test_a_file_is_unseen_until_its_present_content_has_been_claimed(documents: Documents) -> None:
+    ledger = documents.ledger
+    assert ledger.unseen({"/a": "1", "/b": "1"}) == ["/a", "/b"]
+    ledger.remember_file("/a", "1", "d")
+    assert ledger.unseen({"/a": "1", "/b": "1"}) == ["/b"]
+    ledger.remember_file("/a", "2", "d")
+    assert ledger.unseen({"/a": "1"}) == ["/a"] and ledger.unseen({}) == []
+
+
+def test_content_is_claimed_once(documents: Documents) -> None:
+    assert documents.ledger.claim("d", name="a.json", size=1, run_id="r1")
+    assert not documents.ledger.claim("d", name="b.json", size=1, run_id="r2")
+    [entry] = documents.ledger.claimed()
+    assert (entry.name, entry.run_id, entry.state, entry.attempts) == ("a.json", "r1", "claimed", 0)
+
+
+def test_what_was_accepted_meanwhile_cannot_be_held(documents: Documents) -> None:
+    ledger = documents.ledger
+    ledger.claim("d", name="a.json", size=1, run_id="r1")
+    documents.transaction(lambda session: ledger.accept("d", counts=Counts(1, 1), sinks=["s"], run_id="r2", session=session))
+    ledger.hold("d", reason="invalid_json", detail="", counts=Counts(), run_id="r1")
+    assert ledger.get(["d"])[0].state == "accepted"
+    assert [entry.id for entry in ledger.judged_in("r2")] == ["d"]
+
+
+def test_marks_take_sinks_off_and_reopening_puts_those_back_that_had_marked(documents: Documents) -> None:
+    ledger = documents.ledger
+    for name in ("a", "b"):
+        ledger.claim(name, name=name, size=1, run_id="r")
+        documents.transaction(
+            lambda session, name=name: ledger.accept(name, counts=Counts(), sinks=["s", "t"], run_id="r", session=session)
+        )
+    documents.transaction(lambda session: ledger.mark("s", ["a"], run_id="r1", code_version="1", session=session))
+    assert [entry.id for entry in ledger.pending("t", upstream=["s"])] == ["a"]
+    assert [entry.id for entry in ledger.applied("s")] == ["a"] == [entry.id for entry in ledger.applied("s", run_id="r1")]
+    before = ledger.fingerprint("s")
+    ledger.reopen(["s", "t"])
+    assert [entry.id for entry in ledger.pending("s", upstream=())] == ["a", "b"]
+    assert ledger.pending("t", upstream=["s"]) == [] == ledger.applied("s")
+    documents.transaction(lambda session: ledger.mark("s", ["a"], run_id="r2", code_version="1", session=session))
+    assert ledger.fingerprint("s") == before
+    assert ledger.state_counts() == {"accepted": 2}
+
+
+def test_rejected_lines_come_back_in_order_with_their_bytes(documents: Documents) -> None:
+    lines = [Rejected(line=n, offset=n * 10, reason=Reason.INVALID_JSON, detail="why", raw=bytes(range(256))) for n in (12, 3, 7)]
+    documents.quarantine.put("d", lines)
+    documents.quarantine.put("d", lines)
+    documents.quarantine.put("e", [Rejected(line=1, offset=0, reason=Reason.TOO_LARGE, detail="", raw=b"x" * 200_000)])
+    assert documents.quarantine.of_drop("d") == sorted(lines, key=lambda rejected: rejected.line)
+    assert len(documents.quarantine.of_drop("e")[0].raw) == 65_536
+    assert documents.quarantine.reasons_of(["d", "e"]) == {"invalid_json": 3, "too_large": 1}
+    assert (documents.quarantine.count(["d"]), documents.quarantine.count([])) == (3, 0)
+    documents.quarantine.clear("d")
+    assert documents.quarantine.of_drop("d") == [] and documents.quarantine.count(["e"]) == 1
+
+
+# -- embeddings ---------------------------------------------------------------------------------------------------------
+
+
+def test_vectors_come_back_bit_by_bit(documents: Documents) -> None:
+    stored = documents.embeddings
+    vectors = np.random.default_rng(1).normal(size=(3, 8)).astype(np.float32)
+    stored.put(["a", "b", "c"], vectors, model="m")
+    stored.put(["a"], vectors[:1], model="m")
+    stored.put([], np.zeros((0, 8), np.float32), model="m")
+    found = stored.get(["c", "a", "unknown"])
+    assert set(found) == {"a", "c"} and np.array_equal(found["c"], vectors[2])
+    assert stored.present(["a", "x"]) == {"a"} and stored.count() == 3
+    assert [key for key, _ in stored.scan()] == ["a", "b", "c"]
+
+
+def test_equal_texts_share_a_key_and_different_ones_do_not() -> None:
+    texts = ["a", "A", "a ", "", "\x00", "é", "e\u0301", "\U0001f600"]
+    assert len({text_hash(text) for text in texts}) == len(texts)
+    assert text_hash("a") == text_hash("a")
+
+
+def test_vectors_of_another_model_are_refused_until_all_are_forgotten(documents: Documents) -> None:
+    stored = documents.embeddings
+    assert stored.model() is None
+    stored.agree_on("m1", 8)
+    stored.agree_on("m1", 8)
+    for other in (("m2", 8), ("m1", 9)):
+        with pytest.raises(EmbeddingMismatch, match="m1"):
+            stored.agree_on(*other)
+    stored.put(["a"], np.ones((1, 8), np.float32), model="m1")
+    stored.put_labels({"a": ("i", 0.9)}, version="v1")
+    stored.set_label_version("v1")
+    stored.forget_all()
+    assert (stored.model(), stored.label_version(), stored.count(), stored.labels(["a"])) == (None, None, 0, {})
+    stored.agree_on("m2", 9)
+
+
+def test_labels_are_kept_with_the_version_of_what_inferred_them(documents: Documents) -> None:
+    stored = documents.embeddings
+    stored.put_labels({"a": ("refund", 0.9), "b": (None, 0.0)}, version="v1")
+    assert stored.labels(["a", "b", "c"]) == {"a": "refund"}
+    assert stored.labelled(["a", "b", "c"], version="v1") == {"a", "b"}
+    assert stored.labelled(["a"], version="v2") == set()
+    stored.put_labels({"a": (None, 0.1)}, version="v2")
+    assert stored.labels(["a"]) == {}
+
+
+def test_serving_reads_the_old_collections_until_their_successors_are_full(documents: Documents) -> None:
+    stored = documents.embeddings
+    in_use = stored.collections_in_use()
+    assert stored.collections_to_fill() == in_use and stored.use_filled_collections() is None
+    stored.begin_new_collections()
+    stored.begin_new_collections()
+    filling = stored.collections_to_fill()
+    assert (stored.collections_in_use(), filling != in_use) == (in_use, True)
+    assert stored.use_filled_collections() == in_use
+    assert (stored.collections_in_use(), stored.collections_to_fill()) == (filling, filling)
+    assert stored.use_filled_collections() is None
+
+
+def test_centroids_of_other_runs_newest_first(documents: Documents) -> None:
+    for number, run in enumerate(["r1", "r2", "r3", "r1"]):
+        documents.embeddings.remember_centroid(run, np.full(2, number, np.float32))
+        time.sleep(0.005)
+    assert [vector.tolist() for vector in documents.embeddings.centroids_before("r2", limit=5)] == [[3, 3], [2, 2]]
+    assert len(documents.embeddings.centroids_before("r9", limit=1)) == 1
+
+
+# -- generations --------------------------------------------------------------------------------------------------------
+
+
+def test_one_generation_is_in_force_and_a_candidate_serves_nobody(documents: Documents) -> None:
+    generations = documents.generations
+    assert (generations.candidate(), generations.in_force_id(), generations.in_force()) == (None, None, None)
+    generations.put_candidate({"weights": [1.5]})
+    assert generations.candidate() == {"weights": [1.5]} and generations.in_force() is None
+    generations.publish("g_1", {"weights": [1.5]})
+    generations.publish("g_2", {"weights": [2.5]})
+    assert generations.in_force() == ("g_2", {"weights": [2.5]})
+
+
+def test_databases_do_not_see_each_other(new_documents: Callable[[], Documents]) -> None:
+    ours, theirs = new_documents(), new_documents()
+    ours.records.insert([record("m")])
+    ours.ledger.claim("d", name="a", size=1, run_id="r")
+    assert theirs.records.count() == 0 and theirs.ledger.claimed() == []
