@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from persona.errors import PersonaError
+from persona.errors import Busy, PersonaError
 from persona.pipeline.draining import Pipeline
 from persona.settings import Settings
 from persona_assets.definitions import build_definitions
@@ -25,6 +25,8 @@ class Execution:
     run_id: str
     success: bool
     error: str | None
+    busy: bool
+    """Whether it failed because another run held the lease."""
     checks: list[dict[str, Any]]
     """asset, check, passed, blocking."""
 
@@ -70,15 +72,22 @@ def execute(
         }
         for evaluation in result.get_asset_check_evaluations()
     ]
-    failures = [_reason(event) for event in result.filter_events(lambda event: event.is_step_failure)]
+    failures = list(result.filter_events(lambda event: event.is_step_failure))
     if not failures:  # a store that was not to be reached when the run began: no step was started
-        failures = [_reason(event) for event in result.filter_events(lambda event: event.is_job_failure)]
-    return Execution(result.run_id, result.success, "; ".join(failures) or None, checks)
+        failures = list(result.filter_events(lambda event: event.is_job_failure))
+    reasons = "; ".join(_reason(event) for event in failures)
+    busy = any(cause is not None and cause.cls_name == Busy.__name__ for cause in map(_cause, failures))
+    return Execution(result.run_id, result.success, reasons or None, busy, checks)
+
+
+def _cause(event: dg.DagsterEvent) -> Any:
+    """What we raised, under what Dagster says of it; None where it says nothing."""
+    error = event.step_failure_data.error if event.is_step_failure else event.job_failure_data.error
+    return (error.cause or error) if error else None
 
 
 def _reason(event: dg.DagsterEvent) -> str:
-    error = event.step_failure_data.error if event.is_step_failure else event.job_failure_data.error
-    cause = (error.cause or error) if error else None
+    cause = _cause(event)
     if cause is None:
         return f"{event.step_key or event.job_name} failed"
     if cause.cls_name == "DagsterAssetCheckFailedError":

@@ -97,9 +97,10 @@ class CacheResource(dg.ConfigurableResource[Cache]):
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Cache]:
-        """Open for the time of a run."""
+        """Open for the time of a run, which goes on without it when it is down."""
         settings = Settings()
-        with open_cache(self.url or settings.addresses.redis, timeout_seconds=settings.store_timeout_seconds) as cache:
+        url, timeout = self.url or settings.addresses.redis, settings.store_timeout_seconds
+        with open_cache(url, timeout_seconds=timeout, at_once=False) as cache:
             yield cache
 
 

@@ -23,7 +23,10 @@ def ingest(paths: Annotated[list[Path], typer.Argument(help="Files, or folders o
     with steps() as step:
         for done, file in enumerate(files, 1):
             unfinished = folder / f".{file.name}.{os.getpid()}.tmp"
-            shutil.copyfile(file, unfinished)
-            os.replace(unfinished, folder / file.name)
+            try:
+                shutil.copyfile(file, unfinished)
+                os.replace(unfinished, folder / file.name)
+            finally:
+                unfinished.unlink(missing_ok=True)
             step.count("files", done)
     emit({"folder": str(folder), "files": [file.name for file in files]}, f"{len(files)} files into {folder}")

@@ -4,6 +4,7 @@ import os
 import sys
 
 import typer
+from pydantic import ValidationError
 
 from persona.errors import InvalidInput, PersonaError
 from persona.logs import configure_logs
@@ -48,17 +49,25 @@ def main() -> None:
         if not output.State.json:
             error.show()  # type: ignore[attr-defined]
             sys.exit(2)
-        sys.exit(output.fail(InvalidInput(str(error), hint="`persona --help` shows the commands.")))
+        message = error.format_message()  # type: ignore[attr-defined]
+        sys.exit(output.fail(InvalidInput(message, hint="`persona --help` shows the commands.")))
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output has gone; nothing more to say to it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        sys.exit(output.fail(PersonaError(str(error), hint="Look at the path, its permissions and the disk's space.")))
 
 
 def _configure_logs() -> None:
     """On a terminal the progress line says what is under way; warnings still show, unless another level is asked for."""
-    settings = Settings()
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        names = {name: field.validation_alias for name, field in Settings.model_fields.items()}
+        faults = [f"{names.get(str(fault['loc'][0]))}: {fault['msg']}" for fault in error.errors(include_input=False)]
+        raise InvalidInput("; ".join(faults), hint="Mend the environment or `.env`; `.env.example` explains each.") from None
     quiet = sys.stderr.isatty() and "log_level" not in settings.model_fields_set
     configure_logs("WARNING" if quiet else settings.log_level)
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from persona.errors import InvalidInput
+from persona.errors import Busy, InvalidInput
 from persona.pipeline.draining import Pipeline
 from persona.pipeline.stages import CODE_VERSIONS
 from persona.settings import Settings
@@ -35,7 +35,7 @@ def materialize(
             document = _document(pipeline, execution)
     emit(document, _text(document))
     if not execution.success:
-        raise typer.Exit(1)
+        raise typer.Exit(Busy.exit_code if execution.busy else 1)
 
 
 def _document(pipeline: Pipeline, execution: "Execution") -> dict[str, Any]:

@@ -17,6 +17,6 @@ def open_pipeline(settings: Settings, progress: Progress = lambda stage, done: N
     with (
         open_documents(settings.addresses.mongodb, settings.mongodb_database, timeout_seconds=timeout) as documents,
         open_warehouse(settings.addresses.warehouse, timeout_seconds=timeout) as warehouse,
-        open_cache(settings.addresses.redis, timeout_seconds=timeout) as cache,
+        open_cache(settings.addresses.redis, timeout_seconds=timeout, at_once=False) as cache,
     ):
         yield Pipeline(settings, documents, warehouse, cache, progress)

@@ -1,6 +1,7 @@
 """A world for a whole platform: an environment of its own, drops to put into it, and everything its stores hold, to be compared."""
 
 import json
+import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing, suppress
@@ -130,10 +131,14 @@ def everything(settings: Settings) -> Dump:
     return _documents(settings) | _tables(settings) | _graph(settings) | _vectors(settings)
 
 
-def content(settings: Settings) -> Dump:
-    """What the stores say of people, conversations and campaigns, whenever and by whichever run it was written."""
+def content(settings: Settings, *, vectors: bool = True) -> Dump:
+    """What the stores say of people, conversations and campaigns, whenever and by whichever run it was written.
+
+    Without `vectors` only whose they are: a real model's last digits depend on which texts it is given together.
+    """
+    left_out = PROVENANCE if vectors else PROVENANCE | {"vector", "score"}
     kept = {
-        name: [_without_provenance(row) for row in rows]
+        name: [_without(left_out, row) for row in rows]
         for name, rows in everything(settings).items()
         if name.split(":")[1] not in ("anomalies", "centroids", "files", "state", "generations")
     }
@@ -240,8 +245,6 @@ def _without_provenance(row: str) -> str:
 
 def eventually(happens: Callable[[], Any], *, seconds: float, what: str = "it") -> Any:
     """The first true answer within so many seconds; what raises on the way counts as not yet."""
-    import time
-
     deadline = time.monotonic() + seconds
     while True:
         error: Exception | None = None

@@ -185,13 +185,14 @@ class Recommender:
             campaign = snapshot.campaigns.get(item.campaign_id)
             if campaign is None or rule_against(campaign, context, request) is not None:
                 continue
+            evidence = item.evidence
             offers.append(
                 Recommendation(
                     campaign_id=item.campaign_id,
                     ranking_score=item.score,
-                    reason=reason_for(item.evidence),
+                    reason=reason_for(evidence),
                     rank=len(offers) + 1,
-                    evidence=item.evidence,
+                    evidence=evidence,
                 )
             )
             if len(offers) == query.k:
