@@ -49,7 +49,7 @@ def fuse(proposals: Mapping[str, Sequence[Candidate]], weights: Mapping[str, flo
     """
     total = sum(weights.get(channel, 0.0) for channel, candidates in proposals.items() if candidates)
     parts: dict[str, list[Part]] = defaultdict(list)
-    for channel, candidates in proposals.items():
+    for channel, candidates in sorted(proposals.items()):  # one order of adding up, whatever order they come in
         weight = weights.get(channel, 0.0)
         best = max((candidate.score for candidate in candidates), default=0.0)
         if weight <= 0 or best <= 0:
