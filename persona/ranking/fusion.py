@@ -47,9 +47,10 @@ def fuse(proposals: Mapping[str, Sequence[Candidate]], weights: Mapping[str, flo
 
     Only channels that proposed something count towards the total weight: a person without words is not marked down for it.
     """
-    total = sum(weights.get(channel, 0.0) for channel, candidates in proposals.items() if candidates)
+    in_order = sorted(proposals.items())  # one order of adding up, whatever order they come in
+    total = sum(weights.get(channel, 0.0) for channel, candidates in in_order if candidates)
     parts: dict[str, list[Part]] = defaultdict(list)
-    for channel, candidates in sorted(proposals.items()):  # one order of adding up, whatever order they come in
+    for channel, candidates in in_order:
         weight = weights.get(channel, 0.0)
         best = max((candidate.score for candidate in candidates), default=0.0)
         if weight <= 0 or best <= 0:
