@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import orjson
 from rich.console import Console
@@ -145,9 +144,8 @@ def distinct_texts(settings: Settings, pipeline: Pipeline) -> list[str]:
     texts = {campaign.text for campaign in catalog.campaigns() if campaign.text}
     texts |= {text for definition in catalog.intents() for text in definition_texts(definition)}
     for drop in settings.drops.iterdir():
-        opened: Any = gzip.open(drop) if drop.suffix == ".gz" else drop.open("rb")
-        with opened as lines:
-            texts |= {record["message"] for record in map(orjson.loads, lines) if record.get("message")}
+        content = gzip.decompress(drop.read_bytes()) if drop.suffix == ".gz" else drop.read_bytes()
+        texts |= {record["message"] for record in map(orjson.loads, content.splitlines()) if record.get("message")}
     return sorted(texts)
 
 

@@ -92,4 +92,4 @@ def _reason(event: dg.DagsterEvent) -> str:
         return f"{event.step_key or event.job_name} failed"
     if cause.cls_name == "DagsterAssetCheckFailedError":
         return f"a blocking check failed: {event.step_key}"
-    return cause.message.strip().removeprefix("persona.errors.").split(": ", 1)[-1]
+    return str(cause.message).strip().removeprefix("persona.errors.").split(": ", 1)[-1]

@@ -22,11 +22,11 @@ def events_by_day(buckets: Sequence[DayBucket]) -> dg.MarkdownMetadataValue:
     figure = Figure(figsize=(7, 2.6), layout="constrained")
     axes = figure.subplots()
     if not counts.empty:
-        counts[counts.sum().sort_values(ascending=False).index].plot.bar(stacked=True, ax=axes, width=0.9)
+        counts[counts.sum().sort_values(ascending=False).index].plot.bar(stacked=True, ax=axes, width=0.9, legend=False)
         axes.set_xticks(range(0, len(counts), max(1, len(counts) // 6)))
         axes.tick_params(axis="x", rotation=0)
         axes.set_xlabel("")
-        axes.legend(fontsize="x-small", ncols=4)
+        figure.legend(loc="outside right upper", fontsize="small", frameon=False, reverse=True)
     axes.set_ylabel("events a day")
     return _picture(figure, "events by day")
 

@@ -235,12 +235,10 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _without_provenance(row: str) -> str:
+def _without(left_out: set[str], row: str) -> str:
     values = json.loads(row)
-    applied = sorted(values.get("marks", {}))
-    return _row(
-        {key: entry for key, entry in values.items() if key not in PROVENANCE} | ({"applied": applied} if applied else {})
-    )
+    applied = {"applied": sorted(values["marks"])} if "marks" in values else {}
+    return _row({key: entry for key, entry in values.items() if key not in left_out} | applied)
 
 
 def eventually(happens: Callable[[], Any], *, seconds: float, what: str = "it") -> Any:
