@@ -1,7 +1,8 @@
 """When things run: the jobs, the sensors that nudge, the schedules. What runs is in the assets; whether it should, in the domain."""
 
 import hashlib
-from datetime import UTC, datetime, timedelta
+import os
+from datetime import UTC, datetime
 
 import dagster as dg
 
@@ -17,10 +18,8 @@ from persona.stores.graph import Graph
 from persona.stores.vectors import VectorStore
 from persona.stores.warehouse import Warehouse
 from persona_assets.results import DATA_VERSION, DROP_FOLDER, drop_folder_seen
-from persona_assets.runs import NOT_BEGUN, close_orphaned_runs
+from persona_assets.runs import close_orphaned_runs, is_under_way, seconds_to_wait
 
-QUEUED_AT_MOST = timedelta(minutes=2)
-"""A run that has not begun by then is not counted on any more."""
 TICK_SECONDS = Settings().sensor_seconds
 
 drops_job = dg.define_asset_job("drops_job", selection=dg.AssetSelection.assets(*DRAINING_ASSETS))
@@ -75,13 +74,16 @@ def drops_sensor(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam
     close_orphaned_runs(context.instance)
     documents, settings = pipeline.documents, pipeline.settings
     files = {str(file.path): file.signature for file in settled_files(settings.drops, settle_seconds=settings.settle_seconds)}
-    unseen = documents.ledger.unseen(files)
+    unseen = [path for path in documents.ledger.unseen(files) if os.access(path, os.R_OK)]
     events = _folder_events(context.instance, documents, {path: files[path] for path in unseen})
     waiting = documents.ledger.waiting(DRAINING_ASSETS)
     if not unseen and not waiting and not unseen_catalogs(pipeline):
         return dg.SensorResult(skip_reason=dg.SkipReason("Everything is applied."), asset_events=events)
-    if documents.leases.holder() is not None or _begins_soon(context.instance, drops_job.name):
+    if documents.leases.holder() is not None or is_under_way(context.instance, drops_job.name):
         return dg.SensorResult(skip_reason=dg.SkipReason("A run is under way."), asset_events=events)
+    if wait := seconds_to_wait(context.instance, drops_job.name):
+        reason = f"The latest run failed; the next is asked for in {wait:.0f} s."
+        return dg.SensorResult(skip_reason=dg.SkipReason(reason), asset_events=events)
     return dg.SensorResult(run_requests=[dg.RunRequest()], asset_events=events)
 
 
@@ -97,8 +99,10 @@ def ranking_sensor(context: dg.SensorEvaluationContext, pipeline: dg.ResourcePar
         return dg.SkipReason("Drops are being applied.")
     if not fit_is_due(pipeline):
         return dg.SkipReason("The model is recent enough.")
-    if pipeline.documents.leases.holder() is not None or _begins_soon(context.instance, ranking_job.name):
+    if pipeline.documents.leases.holder() is not None or is_under_way(context.instance, ranking_job.name):
         return dg.SkipReason("A run is under way.")
+    if wait := seconds_to_wait(context.instance, ranking_job.name):
+        return dg.SkipReason(f"The latest run failed; the next is asked for in {wait:.0f} s.")
     return dg.RunRequest()
 
 
@@ -108,11 +112,6 @@ ranking_schedule = dg.ScheduleDefinition(
 audit_schedule = dg.ScheduleDefinition(
     name="audit_daily", job=audit, cron_schedule="30 3 * * *", default_status=dg.DefaultScheduleStatus.RUNNING
 )
-
-
-def _begins_soon(instance: dg.DagsterInstance, job_name: str) -> bool:
-    since = datetime.now(UTC) - QUEUED_AT_MOST
-    return bool(instance.get_runs(dg.RunsFilter(job_name=job_name, statuses=NOT_BEGUN, created_after=since), limit=1))
 
 
 def _folder_events(instance: dg.DagsterInstance, documents: Documents, unseen: dict[str, str]) -> list[dg.AssetMaterialization]:

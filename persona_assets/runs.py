@@ -2,12 +2,18 @@
 
 import os
 import socket
+import time
+from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 
 import dagster as dg
 import psutil
 
 PROCESS_TAG = "persona/process"
 EXECUTING = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+LAUNCHED_WITHIN = timedelta(minutes=2)
+"""A run that has not shown its process by then is not counted on any more."""
+FIRST_WAIT, LONGEST_WAIT = 10.0, 300.0
 NOT_BEGUN = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING]
 
 
@@ -33,6 +39,34 @@ def close_orphaned_runs(instance: dg.DagsterInstance, *, nothing_runs: bool = Fa
             run, "The process that executed this run is gone. What it had not applied, the next run applies."
         )
     return [run.run_id for run in orphaned]
+
+
+def is_under_way(instance: dg.DagsterInstance, job_name: str) -> bool:
+    """Whether a run of the job is being launched, or executes in a living process of this host."""
+    launched = dg.RunsFilter(
+        job_name=job_name, statuses=[*NOT_BEGUN, dg.DagsterRunStatus.STARTED], created_after=datetime.now(UTC) - LAUNCHED_WITHIN
+    )
+    executing = instance.get_runs(dg.RunsFilter(job_name=job_name, statuses=EXECUTING))
+    return any(_process_lives(run.tags.get(PROCESS_TAG)) for run in executing) or any(
+        PROCESS_TAG not in run.tags for run in instance.get_runs(launched)
+    )
+
+
+def seconds_to_wait(instance: dg.DagsterInstance, job_name: str) -> float:
+    """How long to leave a job alone that has failed: 10 seconds, then twice as long each time, at most five minutes.
+
+    So that an outage of hours does not fill the history with failed runs, and is noticed to be over all the same.
+    """
+    records = instance.get_run_records(dg.RunsFilter(job_name=job_name), limit=10)
+    failures = list(takewhile(lambda record: record.dagster_run.status is dg.DagsterRunStatus.FAILURE, records))
+    if not failures or failures[0].end_time is None:
+        return 0.0
+    pause: float = min(FIRST_WAIT * 2 ** (len(failures) - 1), LONGEST_WAIT)
+    return float(max(0.0, failures[0].end_time + pause - time.time()))
+
+
+def _process_lives(tag: str | None) -> bool:
+    return tag is not None and tag.rsplit(":", 2)[0] == socket.gethostname() and not _process_is_gone(tag, False)
 
 
 def _process_is_gone(tag: str | None, nothing_runs: bool) -> bool:
