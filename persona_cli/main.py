@@ -65,8 +65,9 @@ def _configure_logs() -> None:
     try:
         settings = Settings()
     except ValidationError as error:
-        names = {name: field.validation_alias for name, field in Settings.model_fields.items()}
-        faults = [f"{names.get(str(fault['loc'][0]))}: {fault['msg']}" for fault in error.errors(include_input=False)]
+        prefix = Settings.model_config.get("env_prefix", "")
+        names = {name: field.validation_alias or f"{prefix}{name.upper()}" for name, field in Settings.model_fields.items()}
+        faults = [f"{names.get(str(fault['loc'][0]), fault['loc'][0])}: {fault['msg']}" for fault in error.errors()]
         raise InvalidInput("; ".join(faults), hint="Mend the environment or `.env`; `.env.example` explains each.") from None
     quiet = sys.stderr.isatty() and "log_level" not in settings.model_fields_set
     configure_logs("WARNING" if quiet else settings.log_level)
