@@ -67,6 +67,10 @@ UtcTime = Annotated[datetime, AfterValidator(_utc)]
 """A time with or without zone; none means UTC."""
 
 
+ChannelName = Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True, min_length=1)]
+"""Channels are compared in lower case, as records keep them."""
+
+
 class FrequencyCap(BaseModel):
     """At most `count` impressions to one person within `days`."""
 
@@ -83,7 +87,7 @@ class Campaign(BaseModel):
     name: str = ""
     description: str = ""
     intents: list[str] = Field(default_factory=list)
-    channels: list[str] = Field(default_factory=list, description="Empty: any channel.")
+    channels: list[ChannelName] = Field(default_factory=list, description="Empty: any channel.")
     categories: list[str] = Field(default_factory=list)
     starts_at: UtcTime | None = None
     ends_at: UtcTime | None = None
@@ -113,7 +117,7 @@ class Customer(BaseModel):
 
     user_id: Id
     segments: list[str] = Field(default_factory=list)
-    consent: bool | dict[str, bool] = False
+    consent: bool | dict[ChannelName, bool] = False
     suppressed: bool = False
 
     def consents_to(self, channel: str | None) -> bool:

@@ -139,7 +139,8 @@ class Settings(BaseSettings):
         if self.uses_local_servers:
             try:
                 local = json.loads(self.addresses_file.read_text())
-            except FileNotFoundError:
+                _ = [local[store] for store in self.uses_local_servers]
+            except (FileNotFoundError, KeyError):
                 raise NotStarted(
                     f"no local stores under {self.home}, and no URL set for: {', '.join(sorted(self.uses_local_servers))}",
                     hint="`persona stores up` starts them; or set MONGODB_URI, MILVUS_URI, NEO4J_URI and REDIS_URL.",

@@ -13,8 +13,10 @@ from persona.errors import Busy, PersonaError
 from persona.pipeline.draining import Pipeline
 from persona.settings import Settings
 from persona_assets.definitions import build_definitions
+from persona_assets.runs import process_tag
 
 CONFIGURATION = Path(__file__).parents[1] / "dagster.yaml"
+OUR_ERRORS = "persona.errors."
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -62,6 +64,7 @@ def execute(
             raise_on_error=False,
             asset_selection=[dg.AssetKey(asset) for asset in assets],
             run_config=QUIET,
+            tags=process_tag(),
         )
     checks = [
         {
@@ -92,4 +95,6 @@ def _reason(event: dg.DagsterEvent) -> str:
         return f"{event.step_key or event.job_name} failed"
     if cause.cls_name == "DagsterAssetCheckFailedError":
         return f"a blocking check failed: {event.step_key}"
-    return str(cause.message).strip().removeprefix("persona.errors.").split(": ", 1)[-1]
+    if not cause.message.startswith(OUR_ERRORS):  # only our own messages are known to hold no person's words
+        return f"{event.step_key or event.job_name} failed with {cause.cls_name}; see the run in Dagster"
+    return str(cause.message).strip().split(": ", 1)[-1]

@@ -19,7 +19,12 @@ NOT_BEGUN = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.Dag
 
 def tag_with_process(instance: dg.DagsterInstance, run_id: str) -> None:
     """Note which process executes the run."""
-    instance.add_run_tags(run_id, {PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.2f}"})
+    instance.add_run_tags(run_id, process_tag())
+
+
+def process_tag() -> dict[str, str]:
+    """The tag of a run that this process executes."""
+    return {PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.2f}"}
 
 
 def close_orphaned_runs(instance: dg.DagsterInstance, *, nothing_runs: bool = False) -> list[str]:
@@ -42,11 +47,11 @@ def close_orphaned_runs(instance: dg.DagsterInstance, *, nothing_runs: bool = Fa
 
 
 def is_under_way(instance: dg.DagsterInstance, job_name: str) -> bool:
-    """Whether a run of the job is being launched, or executes in a living process of this host."""
+    """Whether a run of the job is being launched, or any run executes in a living process of this host."""
     launched = dg.RunsFilter(
         job_name=job_name, statuses=[*NOT_BEGUN, dg.DagsterRunStatus.STARTED], created_after=datetime.now(UTC) - LAUNCHED_WITHIN
     )
-    executing = instance.get_runs(dg.RunsFilter(job_name=job_name, statuses=EXECUTING))
+    executing = instance.get_runs(dg.RunsFilter(statuses=EXECUTING))  # of any job: "Materialize all" drains too
     return any(_process_lives(run.tags.get(PROCESS_TAG)) for run in executing) or any(
         PROCESS_TAG not in run.tags for run in instance.get_runs(launched)
     )

@@ -1,5 +1,7 @@
 """`persona ingest`: hand files to the watched folder, each whole or not at all."""
 
+import filecmp
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -20,13 +22,26 @@ def ingest(paths: Annotated[list[Path], typer.Argument(help="Files, or folders o
     folder = Settings().drops
     folder.mkdir(parents=True, exist_ok=True)
     files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path]) if file.is_file()]
+    names: list[str] = []
     with steps() as step:
         for done, file in enumerate(files, 1):
             unfinished = folder / f".{file.name}.{os.getpid()}.tmp"
             try:
                 shutil.copyfile(file, unfinished)
-                os.replace(unfinished, folder / file.name)
+                target = _free_name(folder, file)
+                os.replace(unfinished, target)
+                names.append(target.name)
             finally:
                 unfinished.unlink(missing_ok=True)
             step.count("files", done)
-    emit({"folder": str(folder), "files": [file.name for file in files]}, f"{len(files)} files into {folder}")
+    emit({"folder": str(folder), "files": names}, f"{len(files)} files into {folder}")
+
+
+def _free_name(folder: Path, file: Path) -> Path:
+    """The file's own name, unless another file of that name is there: then with eight digits of its content's hash."""
+    target = folder / file.name
+    if not target.exists() or filecmp.cmp(file, target, shallow=False):
+        return target
+    stem, dot, suffixes = file.name.partition(".")
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+    return folder / f"{stem}-{digest}{dot}{suffixes}"

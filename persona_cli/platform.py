@@ -1,5 +1,7 @@
 """`persona up`, `down`, `status`: the whole platform on this machine."""
 
+import hashlib
+import os
 import shutil
 import sys
 import time
@@ -25,6 +27,7 @@ from persona.local.stack import (
 )
 from persona.pipeline.draining import Pipeline
 from persona.pipeline.stages import DRAINING_ASSETS
+from persona.ranking.publication import fit_is_due
 from persona.settings import Settings
 from persona_cli.options import Json
 from persona_cli.output import Steps, emit, steps
@@ -71,7 +74,9 @@ def down(
         stop_stores(settings)
         if wipe:
             wipe_stores(settings)
-            for folder in ("stores", "dagster", "drops", "logs", "inbox", "run"):
+            # claimed drops belong to the ledger: where that is on a server of one's own, they stay
+            claimed = ["drops"] if "mongodb" in settings.uses_local_servers else []
+            for folder in ("stores", "dagster", "logs", "inbox", "run", *claimed):
                 shutil.rmtree(settings.home / folder, ignore_errors=True)
     emit({"stopped": True, "wiped": wipe}, "stopped" + (" and wiped" if wipe else ""))
 
@@ -106,7 +111,7 @@ def status(json: Json = False) -> None:
 
 def _samples(settings: Settings, step: Steps) -> None:
     taken_in_before = settings.addresses_file.exists() or not settings.uses_local_servers
-    if taken_in_before or any(settled_files(settings.drops, settle_seconds=0)):
+    if taken_in_before or any(settled_files(settings.drops, settle_seconds=0)) or any(settings.catalog.glob("*.json")):
         return
     step.now("generating conversations for a first look")
     synthetic.write(synthetic.generate(messages=300), settings.drops, settings.catalog)
@@ -147,6 +152,8 @@ def _services(settings: Settings, ports: dict[str, int]) -> list[ProcessSpec]:
         "PERSONA_CATALOG": str(settings.catalog),
         "PERSONA_API_PORT": str(ports["api"]),
         "DAGSTER_HOME": str(settings.dagster_home),
+        # read by nobody: with other settings the services are others, and are started anew
+        "PERSONA_SETTINGS_DIGEST": hashlib.sha256(f"{settings.model_dump()}{settings.addresses}".encode()).hexdigest()[:16],
     }
 
     def service(name: str, *argv: str, ready: str | None = None) -> ProcessSpec:
@@ -171,19 +178,16 @@ def _services(settings: Settings, ports: dict[str, int]) -> list[ProcessSpec]:
 
 def _first_answer(settings: Settings, pipeline: Pipeline, api: str, step: Steps) -> dict[str, Any] | None:
     """Wait until what is there has been applied and a generation serves, then ask for someone who spoke; None with nothing to ask for."""
-    import httpx
-
     deadline = time.monotonic() + FIRST_ANSWER_SECONDS
     documents = pipeline.documents
     while time.monotonic() < deadline:
-        files = {str(file.path): file.signature for file in settled_files(settings.drops, settle_seconds=0)}
+        settled = settled_files(settings.drops, settle_seconds=0)
+        files = {str(file.path): file.signature for file in settled if os.access(file.path, os.R_OK)}
         if not files and documents.records.count() == 0:
             return None
         waiting = len(documents.ledger.unseen(files)) + documents.ledger.waiting(DRAINING_ASSETS)
-        if not waiting and documents.generations.in_force_id():
-            user = documents.records.someone()
-            response = httpx.get(f"{api}/recommendations/-", params={"user_id": user or "", "k": 3}, timeout=10)
-            answer = dict(response.json()) if response.status_code == 200 else {}
+        if not waiting and (documents.generations.in_force_id() or not fit_is_due(pipeline)):
+            answer = _asked(api, documents.records.someone() or "somebody new")
             # a service that has just started may not have reached every store yet
             if answer and (not answer["degraded"] or time.monotonic() > deadline - FIRST_ANSWER_SECONDS + WHOLE_ANSWER_SECONDS):
                 return answer
@@ -195,6 +199,16 @@ def _first_answer(settings: Settings, pipeline: Pipeline, api: str, step: Steps)
         f"nothing was recommended within {FIRST_ANSWER_SECONDS} s",
         hint=f"Look at the runs in Dagster, and at the logs in {settings.home / 'logs'}.",
     )
+
+
+def _asked(api: str, user_id: str) -> dict[str, Any]:
+    import httpx
+
+    try:
+        response = httpx.get(f"{api}/recommendations/-", params={"user_id": user_id, "k": 3}, timeout=10, trust_env=False)
+    except httpx.HTTPError:
+        return {}
+    return dict(response.json()) if response.status_code == 200 else {}
 
 
 def _shown(answer: dict[str, Any] | None) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from persona.errors import InvalidInput
+from persona.language.lazy import LazyEncoder
 from persona.pipeline import rebuilding
 from persona.settings import Settings
 from persona_cli.materialize import materialize
@@ -22,5 +23,5 @@ def rebuild(asset: Annotated[str, typer.Argument(help="The projection to compute
     settings = Settings()
     with steps() as step, open_pipeline(settings) as pipeline, pipeline.lease(run_id, f"rebuild {asset}"):
         step.now(f"rebuilding {asset}")
-        rebuilding.begin(asset, pipeline, settings)
+        rebuilding.begin(asset, pipeline, LazyEncoder(settings))
     materialize([], json)

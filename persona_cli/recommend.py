@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import orjson
 import typer
 
-from persona.errors import InvalidInput, NotFound
+from persona.errors import EmbeddingMismatch, InvalidInput, NotFound
 from persona.language import intents
 from persona.language.lazy import LazyEncoder
 from persona.ranking.recommender import Query, Recommender, Snapshot, load_snapshot
@@ -39,7 +39,7 @@ def recommend(
     if not wanted and not texts_file:
         raise InvalidInput("nobody to recommend to", hint="Name users, or give --users FILE or --texts FILE.")
     at = as_of.replace(tzinfo=UTC) if as_of and as_of.tzinfo is None else as_of
-    query = Query(k=k, channel=channel, exclude=frozenset(exclude or ()), at=at)
+    query = Query(k=k, channel=channel.lower() if channel else None, exclude=frozenset(exclude or ()), at=at)
     settings = Settings()
     with _opened(settings) as (documents, recommender, snapshot), steps() as step:
         answers: list[Iterator[dict[str, Any]]] = [
@@ -78,7 +78,12 @@ def _for_texts(
     file: Path, settings: Settings, documents: Documents, recommender: Recommender, query: Query, snapshot: Snapshot
 ) -> Iterator[dict[str, Any]]:
     encoder = LazyEncoder(settings)
-    documents.embeddings.agree_on(encoder.fingerprint, encoder.dimension)
+    stored = documents.embeddings.model()
+    if stored not in (None, (encoder.fingerprint, encoder.dimension)):
+        raise EmbeddingMismatch(
+            f"the stored vectors are {stored}, the settings name {encoder.fingerprint}",
+            hint="Set EMBEDDING_MODEL and EMBEDDING_DIM back, or run `persona rebuild embeddings`.",
+        )
     definitions = documents.catalog.intents()
     examples = {definition.intent: encoder.encode(intents.definition_texts(definition)) for definition in definitions}
     classifier = intents.NearestExamples.fit(examples, threshold=settings.intent_threshold)

@@ -1,6 +1,7 @@
 """Catalog files (campaigns, intents, users): which kind a file is, whether it validates, and loading it. All of a file or nothing."""
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -92,7 +93,7 @@ def unseen_catalogs(pipeline: Pipeline) -> bool:
 
 def _catalog_files(settings: Settings) -> dict[str, WatchedFile]:
     files = settled_files(settings.catalog, settle_seconds=settings.settle_seconds)
-    return {str(file.path): file for file in files if file.path.suffix == ".json"}
+    return {str(file.path): file for file in files if file.path.suffix == ".json" and os.access(file.path, os.R_OK)}
 
 
 def _load(documents: Documents, content: bytes, path: str, lease: Lease, *, run_id: str) -> tuple[CatalogName, int]:

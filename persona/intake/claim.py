@@ -78,7 +78,7 @@ def _copied(file: WatchedFile, source: IO[bytes], into: Path) -> Claimed | None:
         into.mkdir(parents=True, exist_ok=True)
         before = os.fstat(source.fileno())
         with open(unfinished, "xb") as copy:
-            while chunk := source.read(COPY_BYTES):
+            while chunk := _read(source):
                 digest.update(chunk)
                 copy.write(chunk)
             copy.flush()
@@ -89,6 +89,8 @@ def _copied(file: WatchedFile, source: IO[bytes], into: Path) -> Claimed | None:
         sha256 = digest.hexdigest()
         os.replace(unfinished, into / sha256)
         return Claimed(sha256=sha256, name=file.path.name, size=after.st_size, path=into / sha256)
+    except _NotReadable:
+        return None
     except OSError as error:
         raise StoreRefused(
             f"cannot copy a drop into {into}: {error.strerror}",
@@ -96,6 +98,17 @@ def _copied(file: WatchedFile, source: IO[bytes], into: Path) -> Claimed | None:
         ) from error
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+class _NotReadable(Exception):
+    pass
+
+
+def _read(source: IO[bytes]) -> bytes:
+    try:
+        return source.read(COPY_BYTES)
+    except OSError as error:  # of the source's disk or share: its trouble, not that of our copies or of other drops
+        raise _NotReadable from error
 
 
 def _signature(stat: os.stat_result) -> str:

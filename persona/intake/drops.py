@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,9 @@ from persona.stores.documents.ledger import Counts, Entry
 from persona.stores.documents.quarantine import Rejected
 
 BATCH = 5_000
-KEPT_IN_MEMORY = 20_000
-"""A drop of up to so many records is parsed once; a larger one once to judge it and once to write it."""
+BATCH_BYTES = 32 << 20
+KEPT_RECORDS, KEPT_BYTES = 20_000, 64 << 20
+"""A drop of up to so much is parsed once; a larger one once to judge it and once to write it."""
 
 Item = dict[str, Any] | Rejected
 """A document ready to insert, or a line that is kept out."""
@@ -61,6 +61,12 @@ def take_in_all(pipeline: Pipeline, *, run_id: str, drops: Sequence[str] = (), r
             if drops and claimed.id not in drops:
                 continue
             lease.check()
+            if not (
+                settings.claimed_drops / claimed.id
+            ).exists():  # lost, say with the power; the source, if it is there, is claimed anew
+                documents.ledger.forget_files(claimed.id)
+                log.warning("claimed_copy_missing", drop=claimed.id[:12], drop_name=claimed.name)
+                continue
             entries.append(
                 take_in(
                     documents,
@@ -108,13 +114,16 @@ def take_in(
     crashed = judge_attempts(documents.ledger.begin_attempt(entry.id) - 1)
     try:
         if crashed:
-            _hold(documents, entry, crashed, entry.counts, run_id)
+            documents.records.remove_drop(entry.id)  # what the crashed runs had written: a held drop claims no ids
+            _hold(documents, entry, crashed, Counts(), run_id)
         else:
             _judge_and_write(
                 documents, entry, copies, lease, reject_share=reject_share, now=now, run_id=run_id, progress=progress
             )
-    except PersonaError:  # a store that is down is not the drop's fault
-        documents.ledger.end_attempt(entry.id)
+    except BaseException as error:
+        # neither a store that is down nor a person who stops the run is the drop's fault
+        if isinstance(error, PersonaError) or not isinstance(error, Exception):
+            documents.ledger.end_attempt(entry.id)
         raise
     return documents.ledger.get([entry.id])[0]
 
@@ -154,15 +163,16 @@ def _parsed(drop: Claimed, now: datetime) -> Iterator[Item]:
 
 
 def _judge(drop: Claimed, now: datetime) -> Judged:
-    read, rejected = 0, Counter[Reason]()
+    read, size, rejected = 0, 0, Counter[Reason]()
     kept: list[Item] | None = []
-    for item in _parsed(drop, now):
-        read += 1
+    for raw in raw_records(drop.path, drop.name):
+        item = to_document(raw, drop=drop.sha256, now=now)
+        read, size = read + 1, size + len(raw.raw)
         if isinstance(item, Rejected):
             rejected[item.reason] += 1
         if kept is not None:
             kept.append(item)
-            if len(kept) > KEPT_IN_MEMORY:
+            if len(kept) > KEPT_RECORDS or size > KEPT_BYTES:
                 kept = None
     return Judged(read, rejected, kept)
 
@@ -177,8 +187,7 @@ def _write(
     documents.quarantine.clear(drop.sha256)
     known: set[str] = set()
     counts = Counts()
-    items = iter(parsed)
-    while batch := list(islice(items, BATCH)):
+    for batch in _batches(parsed):
         lease.check()
         valid = [item for item in batch if isinstance(item, dict)]
         rejected = [item for item in batch if isinstance(item, Rejected)]
@@ -201,10 +210,27 @@ def _write(
 
 def _quarantine(documents: Documents, drop: Claimed, parsed: Iterable[Item], lease: Lease) -> None:
     documents.quarantine.clear(drop.sha256)
-    rejected = (item for item in parsed if isinstance(item, Rejected))
-    while batch := list(islice(rejected, BATCH)):
+    for batch in _batches(parsed):
         lease.check()
-        documents.quarantine.put(drop.sha256, batch)
+        documents.quarantine.put(drop.sha256, [item for item in batch if isinstance(item, Rejected)])
+
+
+def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Bounded in number and, as a record may have up to 1 MiB, in bytes."""
+    batch: list[Item] = []
+    size = 0
+    for item in items:
+        batch.append(item)
+        size += len(item.raw) if isinstance(item, Rejected) else len(item.get("message", "")) + _size(item.get("attributes"))
+        if len(batch) == BATCH or size > BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _size(attributes: dict[str, Any] | None) -> int:
+    return len(orjson.dumps(attributes)) if attributes else 0
 
 
 def _conflicting(document: dict[str, Any], existing_line: int) -> Rejected:

@@ -37,4 +37,8 @@ def judge_attempts(crashes: int) -> Hold | None:
     """Hold a drop during which runs have crashed again and again, so that its neighbours go on."""
     if crashes < MAX_CRASHES:
         return None
-    return Hold(Reason.CRASHED_RUN, f"{crashes} runs ended abruptly while they read this drop; look at it, then release it.")
+    detail = (
+        f"{crashes} runs ended abruptly while they read this drop; mend it and drop it again, or materialise raw_conversations "
+        "with its hash under `drops`, and `reapply`."
+    )
+    return Hold(Reason.CRASHED_RUN, detail)

@@ -9,7 +9,7 @@ from functools import cached_property, partial
 
 import structlog
 
-from persona.errors import NotFound, PersonaError, StoreUnavailable
+from persona.errors import NotFound, PersonaError, StoreRefused, StoreUnavailable
 from persona.pipeline.lease import Lease, lease
 from persona.pipeline.stages import CATALOG_SINKS, CODE_VERSIONS, UPSTREAM
 from persona.settings import Settings
@@ -182,7 +182,10 @@ class Pipeline:
         try:
             for users in batch.in_chunks(batch.users, 10_000):
                 self.cache.evict(users)
-        except StoreUnavailable as error:  # answers expire by themselves; a cache that is down is no reason to fail a run
+        except (
+            StoreUnavailable,
+            StoreRefused,
+        ) as error:  # answers expire by themselves; a cache that is down is no reason to fail a run
             log.warning("cache_not_evicted", run_id=run_id, error=error.message)
             return
         self._mark("cache", batch)

@@ -2,34 +2,38 @@
 
 from collections.abc import Callable
 
+from persona.language.encoder import Encoder
 from persona.pipeline.draining import Pipeline
-from persona.pipeline.stages import UPSTREAM, downstream
-from persona.settings import Settings
+from persona.pipeline.stages import downstream
 from persona.stores.graph import open_graph
 
 
-def begin(asset: str, pipeline: Pipeline, settings: Settings) -> None:
-    """Forget and reopen; call it under the lease, then materialise."""
-    REBUILDABLE[asset](pipeline, settings)
-    again = [asset, *downstream(asset)] if asset in ("embeddings", "intents") else [asset]
-    pipeline.documents.ledger.reopen([sink for sink in UPSTREAM if sink in again])
+def begin(asset: str, pipeline: Pipeline, encoder: Encoder) -> None:
+    """Forget and reopen; call it under the lease, then materialise. `encoder` is asked only where embeddings are rebuilt."""
+    # a model that cannot be loaded must not cost the vectors of the one before
+    model = (encoder.fingerprint, encoder.dimension) if asset == "embeddings" else None
+    # before anything is forgotten: if this ends here, the next run computes it again all the same
+    pipeline.documents.ledger.reopen([asset, *downstream(asset)])
+    REBUILDABLE[asset](pipeline)
+    if model:
+        pipeline.documents.embeddings.agree_on(*model)
 
 
-def _embeddings(pipeline: Pipeline, settings: Settings) -> None:
-    pipeline.documents.embeddings.forget_all()
+def _embeddings(pipeline: Pipeline) -> None:
     pipeline.documents.embeddings.begin_new_collections()
+    pipeline.documents.embeddings.forget_all()
 
 
-def _intents(pipeline: Pipeline, settings: Settings) -> None:
+def _intents(pipeline: Pipeline) -> None:
     pipeline.documents.embeddings.forget_labels()
 
 
-def _milvus_collection(pipeline: Pipeline, settings: Settings) -> None:
+def _milvus_collection(pipeline: Pipeline) -> None:
     pipeline.documents.embeddings.begin_new_collections()
 
 
-def _neo4j_graph(pipeline: Pipeline, settings: Settings) -> None:
-    addresses = settings.addresses
+def _neo4j_graph(pipeline: Pipeline) -> None:
+    settings, addresses = pipeline.settings, pipeline.settings.addresses
     with open_graph(
         addresses.neo4j,
         user=addresses.neo4j_user,
@@ -40,11 +44,11 @@ def _neo4j_graph(pipeline: Pipeline, settings: Settings) -> None:
         graph.clear()
 
 
-def _engagement_metrics(pipeline: Pipeline, settings: Settings) -> None:
+def _engagement_metrics(pipeline: Pipeline) -> None:
     pipeline.warehouse.clear_facts()
 
 
-REBUILDABLE: dict[str, Callable[[Pipeline, Settings], None]] = {
+REBUILDABLE: dict[str, Callable[[Pipeline], None]] = {
     "embeddings": _embeddings,
     "intents": _intents,
     "milvus_collection": _milvus_collection,

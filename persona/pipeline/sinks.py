@@ -82,6 +82,9 @@ def index_vectors(batch: Batch, vectors: VectorStore) -> None:
     model = batch.documents.embeddings.model()
     if model is None:
         return
+    vectors = vectors.at(
+        batch.documents.embeddings.collections_to_fill()
+    )  # as it is under the lease, not as it was at the run's start
     vectors.prepare(model[1])
     if batch.has_catalog("campaigns"):
         batch.lease.check()

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from persona.ranking.context import Context, Decision
-from persona.schemas import Campaign, Event
+from persona.schemas import Campaign, Customer, Event
+
+UNKNOWN_CHANNEL = "unknown"
+"""What a record without a channel has: an unsubscribe on it concerns everything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ def rule_against(campaign: Campaign, context: Context, request: Request) -> str 
         return "excluded by the caller"
     if context.customer is not None and context.customer.suppressed:
         return "the person is suppressed"
-    if campaign.requires_consent and not (context.customer is not None and context.customer.consents_to(channel)):
+    if campaign.requires_consent and not _consents(context.customer, campaign, channel):
         return "the person has not consented"
     return _decided_against(campaign, context, request)
 
@@ -44,12 +47,10 @@ def _decided_against(campaign: Campaign, context: Context, request: Request) -> 
     until_now = [decision for decision in context.decisions if decision.at <= request.at]
     ours = [decision for decision in until_now if decision.campaign_id == campaign.campaign_id]
     events = {decision.event for decision in ours}
-    if Event.UNSUBSCRIBE in events or any(
-        decision.event == Event.UNSUBSCRIBE
-        and decision.campaign_id is None
-        and _reaches(decision.channel, campaign, request.channel)
-        for decision in until_now
-    ):
+    everywhere = {
+        decision.channel for decision in until_now if decision.event == Event.UNSUBSCRIBE and decision.campaign_id is None
+    }
+    if Event.UNSUBSCRIBE in events or _unsubscribed(everywhere, campaign, request.channel):
         return "the person has unsubscribed"
     if Event.DISMISS in events:
         return "the person dismissed it"
@@ -64,8 +65,16 @@ def _impressions(decisions: Sequence[Decision], at: datetime, days: float) -> in
     return sum(decision.event == Event.IMPRESSION and at - decision.at <= timedelta(days=days) for decision in decisions)
 
 
-def _reaches(unsubscribed: str, campaign: Campaign, asked: str | None) -> bool:
-    """An unsubscribe without a campaign concerns its channel; without a channel, everything."""
-    if unsubscribed == "unknown":
+def _consents(customer: Customer | None, campaign: Campaign, asked: str | None) -> bool:
+    if customer is None:
+        return False
+    if asked is None and campaign.channels:
+        return any(customer.consents_to(channel) for channel in campaign.channels)
+    return customer.consents_to(asked)
+
+
+def _unsubscribed(channels: Collection[str], campaign: Campaign, asked: str | None) -> bool:
+    """Whether unsubscribes without a campaign, each from its channel or from everything, leave no way to offer this one."""
+    if UNKNOWN_CHANNEL in channels:
         return True
-    return unsubscribed == asked if asked is not None else campaign.channels == [unsubscribed]
+    return asked in channels if asked is not None else bool(campaign.channels) and set(campaign.channels) <= set(channels)

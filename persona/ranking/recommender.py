@@ -74,6 +74,8 @@ class Snapshot:
     campaigns: Mapping[str, Campaign]
     as_of: datetime | None
     """The time of the newest accepted record: what decay counts from."""
+    suppressed: frozenset[str] = frozenset()
+    """Who is to be left alone, also while the truth does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ def load_snapshot(documents: Documents) -> Snapshot:
         catalog_version=version,
         campaigns={campaign.campaign_id: campaign for campaign in documents.catalog.campaigns()},
         as_of=documents.records.newest_timestamp(),
+        suppressed=documents.catalog.suppressed(),
     )
 
 
@@ -116,6 +119,8 @@ class Recommender:
         Raises `StoreUnavailable` when no channel is left.
         """
         degraded = Degraded()
+        in_snapshot: Customer | None = Customer(user_id=user_id, suppressed=user_id in snapshot.suppressed)
+        customer: Customer | None = degraded.unless(lambda: self.customers.customer(user_id), in_snapshot)
         history: list[Engagement] = degraded.unless(lambda: self.graph.history_of(user_id), [])
         expressed: list[ExpressedIntent] = degraded.unless(lambda: self.graph.intents_of(user_id), [])
         context = Context(
@@ -123,7 +128,7 @@ class Recommender:
             vector=degraded.unless(lambda: self.vectors.user_vector(user_id), None),
             intents={intent.intent: intent for intent in expressed},
             history=history,
-            customer=degraded.unless(lambda: self.customers.customer(user_id), None),
+            customer=customer,
             decisions=degraded.unless(lambda: self._decisions(user_id, query), _decisions_in(history)),
         )
         return self._answer(context, query, snapshot, degraded)

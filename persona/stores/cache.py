@@ -140,7 +140,7 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except redis.RedisError as error:
-        raise _in_our_words(error) from error
+        raise _in_our_words(error) from None
 
 
 def _in_our_words(error: redis.RedisError) -> PersonaError:

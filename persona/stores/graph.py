@@ -411,7 +411,7 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except (DriverError, Neo4jError) as error:
-        raise _in_our_words(error) from error
+        raise _in_our_words(error) from None
 
 
 def _in_our_words(error: DriverError | Neo4jError) -> PersonaError:

@@ -386,7 +386,7 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except (MilvusException, grpc.RpcError) as error:
-        raise _in_our_words(error) from error
+        raise _in_our_words(error) from None
 
 
 def _in_our_words(error: Exception) -> PersonaError:

@@ -497,7 +497,7 @@ def _let_readers_read_while_one_writes(engine: Engine, file: Path) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreRefused(f"the warehouse's folder cannot be made: {error.strerror}", hint="Check SQLITE_PATH.") from error
+        raise StoreRefused(f"the warehouse's folder cannot be made: {error.strerror}", hint="Check SQLITE_PATH.") from None
 
 
 @lru_cache(maxsize=4096)
@@ -542,7 +542,7 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        raise _in_our_words(error) from error
+        raise _in_our_words(error) from None
 
 
 def _in_our_words(error: DBAPIError) -> PersonaError:

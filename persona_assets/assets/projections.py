@@ -37,9 +37,10 @@ def milvus_collection(
         drops=config.drops,
         reapply=config.reapply,
     )
+    current = vectors.at(pipeline.documents.embeddings.collections_to_fill())
     return materialized(
         outcome,
-        {collection: vectors.count(collection) for collection in ("users", "conversations", "campaigns")},
+        {collection: current.count(collection) for collection in ("users", "conversations", "campaigns")},
     )
 
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from persona.pipeline import anomalies
-from persona.pipeline.stages import DRAINING_ASSETS
+from persona.pipeline.stages import DRAINING_ASSETS, DROP_SINKS
 from persona.stores.documents import Documents
 from persona.stores.warehouse import Warehouse
 from persona_assets.assets.intake import catalogs, raw_conversations
@@ -17,7 +17,7 @@ HISTORY = 30
 @dg.asset_check(asset=raw_conversations, blocking=True)
 def ids_are_present_and_unique(documents: dg.ResourceParam[Documents]) -> dg.AssetCheckResult:
     """Every record of the run's drops has an id, a user and a time, and each accepted one is there exactly once."""
-    drops = documents.ledger.applied("raw_conversations")
+    drops = documents.ledger.to_check("raw_conversations", downstream=DROP_SINKS)
     ids = [entry.id for entry in drops]
     flawed = documents.records.flawed_of(ids, limit=SAMPLE)
     missing = [
@@ -31,9 +31,13 @@ def ids_are_present_and_unique(documents: dg.ResourceParam[Documents]) -> dg.Ass
 
 @dg.asset_check(asset=raw_conversations, blocking=True)
 def every_record_is_accounted_for(documents: dg.ResourceParam[Documents]) -> dg.AssetCheckResult:
-    """Read = accepted + duplicate + quarantined + erased, for every drop of the run."""
-    drops = documents.ledger.applied("raw_conversations")
-    unbalanced = [entry.name for entry in drops if not entry.counts.balanced]
+    """Of every drop, read = accepted + duplicate + quarantined + erased, and quarantine holds as many lines as it says."""
+    drops = documents.ledger.to_check("raw_conversations", downstream=DROP_SINKS)
+    unbalanced = [
+        entry.name
+        for entry in drops
+        if not entry.counts.balanced or documents.quarantine.count([entry.id]) != entry.counts.quarantined
+    ]
     return all_sound(sum(entry.counts.read for entry in drops), unbalanced, unbalanced)
 
 
@@ -85,6 +89,8 @@ def no_drop_waits_long(
 def catalog_files_are_valid(documents: dg.ResourceParam[Documents]) -> dg.AssetCheckResult:
     """No file of the catalog folder was refused; what was in force before stays in force."""
     refused = documents.ledger.all_of("catalog", states=["refused"])
+    current = documents.ledger.in_a_file([entry.id for entry in refused])
+    refused = [entry for entry in refused if entry.id in current]
     return dg.AssetCheckResult(
         passed=not refused,
         severity=dg.AssetCheckSeverity.WARN,

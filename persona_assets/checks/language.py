@@ -4,6 +4,7 @@ import dagster as dg
 import numpy as np
 
 from persona.pipeline import anomalies
+from persona.pipeline.stages import downstream
 from persona.stores.documents import Documents
 from persona.stores.warehouse import Warehouse
 from persona_assets.assets.language import embeddings, intents
@@ -15,7 +16,7 @@ HISTORY = 30
 @dg.asset_check(asset=embeddings, blocking=True)
 def vectors_are_sound(documents: dg.ResourceParam[Documents]) -> dg.AssetCheckResult:
     """Every text of the run's drops has a vector: finite, of the model's dimension, not zero."""
-    hashes = _texts_of_latest(documents, "embeddings")
+    hashes = _texts_to_check(documents, "embeddings")
     model = documents.embeddings.model()
     faults: list[str] = []
     for start in range(0, len(hashes), 5_000):
@@ -53,7 +54,8 @@ def most_messages_show_an_intent(
     context: dg.AssetCheckExecutionContext, documents: dg.ResourceParam[Documents], warehouse: dg.ResourceParam[Warehouse]
 ) -> dg.AssetCheckResult:
     """The share of the run's texts in which no intent of the catalog was found; nothing to find without a catalog of intents."""
-    hashes = _texts_of_latest(documents, "intents") if documents.catalog.intents() else []
+    drops = [entry.id for entry in documents.ledger.applied("intents", run_id=context.run.run_id) if entry.kind == "drop"]
+    hashes = list(documents.records.text_hashes_of(drops)) if drops and documents.catalog.intents() else []
     finding = anomalies.share_without_intent(len(hashes), len(documents.embeddings.labels(hashes)))
     return noticed(
         finding, warehouse, run_id=context.run.run_id, asset="intents", check_name="most_messages_show_an_intent",
@@ -65,13 +67,14 @@ def most_messages_show_an_intent(
 def every_text_is_labelled(documents: dg.ResourceParam[Documents]) -> dg.AssetCheckResult:
     """Every text of the run's drops was looked at by the classifier in force, with or without a find."""
     version = documents.embeddings.label_version()
-    hashes = _texts_of_latest(documents, "intents") if version else []
+    hashes = _texts_to_check(documents, "intents") if version else []
     unlabelled = sorted(set(hashes) - documents.embeddings.labelled(hashes, version=version)) if version else []
     if any(entry.catalog == "intents" for entry in documents.ledger.pending("intents", upstream=())):
         unlabelled = []  # a catalog that came in meanwhile has everything labelled anew on its turn
     return all_sound(len(hashes), unlabelled, unlabelled)
 
 
-def _texts_of_latest(documents: Documents, asset: str) -> list[str]:
-    drops = [entry.id for entry in documents.ledger.applied(asset) if entry.kind == "drop"]
+def _texts_to_check(documents: Documents, asset: str) -> list[str]:
+    entries = documents.ledger.to_check(asset, downstream=downstream(asset))
+    drops = [entry.id for entry in entries if entry.kind == "drop"]
     return list(documents.records.text_hashes_of(drops)) if drops else []

@@ -5,6 +5,7 @@ from operator import itemgetter
 
 import dagster as dg
 
+from persona.pipeline.stages import downstream
 from persona.projections.conversations import conversation_ids_of
 from persona.stores.documents import Documents
 from persona.stores.graph import Graph
@@ -25,6 +26,7 @@ def vectors_agree_with_the_truth(
     documents: dg.ResourceParam[Documents], vectors: dg.ResourceParam[VectorStore]
 ) -> dg.AssetCheckResult:
     """Every touched user who said something has a vector; their conversations are there, and no others of theirs."""
+    vectors = vectors.at(documents.embeddings.collections_to_fill())
     users = documents.records.users_of(_drops(documents, "milvus_collection"))
     checked, missing, remains = 0, 0, 0
     for start in range(0, len(users), USERS):
@@ -102,4 +104,5 @@ def _waiting(documents: Documents, asset: str) -> list[str]:
 
 
 def _drops(documents: Documents, asset: str) -> list[str]:
-    return [entry.id for entry in documents.ledger.applied(asset) if entry.kind == "drop"]
+    entries = documents.ledger.to_check(asset, downstream=downstream(asset))
+    return [entry.id for entry in entries if entry.kind == "drop"]

@@ -20,7 +20,7 @@ from persona.pipeline import rebuilding
 from persona_assets.automation import drops_sensor
 from persona_assets.definitions import build_definitions
 from persona_assets.execution import QUIET
-from tests.assets.conftest import ASSETS, World, failed_checks
+from tests.assets.conftest import ASSETS, World, encoder_named, failed_checks
 from tests.worlds import clear, content, differences, everything, generated, ledger, put_drop, said
 
 CHECKS = 17
@@ -267,7 +267,7 @@ def test_another_model_is_refused_until_embeddings_are_rebuilt(world: World, mon
     assert not refused.success
     assert refused.error and "persona rebuild embeddings" in refused.error and "another" in refused.error
     with world.pipeline() as pipeline, pipeline.lease("rebuild", "rebuild embeddings"):
-        rebuilding.begin("embeddings", pipeline, world.settings)
+        rebuilding.begin("embeddings", pipeline, encoder_named(world.settings))
     assert failed_checks(world.succeed()) == []
     held = content(world.settings)
     assert len(held["milvus:users"]) == 3
@@ -283,7 +283,7 @@ def test_rebuilt_equals_grown(world: World, asset: str) -> None:
     world.succeed()
     grown = content(world.settings)
     with world.pipeline() as pipeline, pipeline.lease("rebuild", f"rebuild {asset}"):
-        rebuilding.begin(asset, pipeline, world.settings)
+        rebuilding.begin(asset, pipeline, encoder_named(world.settings))
     world.succeed()
     assert differences(grown, content(world.settings)) == {}
 

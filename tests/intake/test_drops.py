@@ -112,7 +112,7 @@ def test_counts_balance_and_say_what_became_of_every_record(
     pipeline = replace(pipeline, settings=pipeline.settings.model_copy(update={"reject_share": 1.0}))
     documents = pipeline.documents
     monkeypatch.setattr(drops, "BATCH", batch)
-    monkeypatch.setattr(drops, "KEPT_IN_MEMORY", in_memory)
+    monkeypatch.setattr(drops, "KEPT_RECORDS", in_memory)
     example = uuid.uuid4().hex[:8]
     before = len(stored(documents))
     first: dict[str, int] = {}

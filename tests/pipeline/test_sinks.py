@@ -140,8 +140,10 @@ def new_world(stack_settings: Settings, new_pipeline: Callable[[], Pipeline]) ->
 
         def make() -> World:
             graph.clear()
-            opened.append(vectors.at(f"t{uuid.uuid4().hex[:12]}"))
-            return World(new_pipeline(), opened[-1], graph)
+            pipeline, version = new_pipeline(), f"v{uuid.uuid4().int % 10**12}"  # collections of our own on a shared server
+            pipeline.documents.database["state"].insert_one({"_id": "collections", "in_use": version, "to_fill": version})
+            opened.append(vectors.at(version))
+            return World(pipeline, opened[-1], graph)
 
         yield make
         graph.clear()

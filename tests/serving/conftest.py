@@ -150,6 +150,10 @@ class FakeDocuments(FakeStore):
         self.answer()
         return None
 
+    def suppressed(self) -> frozenset[str]:
+        self.answer()
+        return frozenset()
+
     def version(self) -> int:
         self.answer()
         return self.catalog_version

@@ -139,29 +139,32 @@ def test_an_unknown_person_has_no_vector_and_an_empty_store_no_neighbours(vector
 
 def test_versions_stand_side_by_side_and_another_dimension_is_refused(stack_settings: Settings) -> None:
     uri, version = stack_settings.addresses.milvus, f"t{uuid.uuid4().hex[:12]}"
-    with (
-        open_vectors(uri, dimension=DIMENSION, version=version) as old,
-        open_vectors(uri, dimension=8, version=f"{version}_next") as new,
-    ):
+    with open_vectors(uri, version=version) as old:
+        new = old.at(f"{version}_next")
+        assert old.count("users") == 0
+        assert old.user_vector("u") is None
+        old.prepare(DIMENSION)
+        new.prepare(8)
         old.upsert_users(profiles(["u"]))
         assert (old.count("users"), new.count("users")) == (1, 0)
         new.drop()
         old.ping()
-        with pytest.raises(EmbeddingMismatch), open_vectors(uri, dimension=8, version=version):
-            pass
+        with pytest.raises(EmbeddingMismatch):
+            old.prepare(8)
         old.drop()
 
 
-def test_opening_at_once_from_many_places_makes_the_collections_once(stack_settings: Settings) -> None:
+def test_preparing_at_once_from_many_places_makes_the_collections_once(stack_settings: Settings) -> None:
     uri, version = stack_settings.addresses.milvus, f"t{uuid.uuid4().hex[:12]}"
 
     def count(_: int) -> int:
-        with open_vectors(uri, dimension=DIMENSION, version=version) as store:
+        with open_vectors(uri, version=version) as store:
+            store.prepare(DIMENSION)
             return store.count("users")
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(count, range(4))) == [0] * 4
-    with open_vectors(uri, dimension=DIMENSION, version=version) as store:
+    with open_vectors(uri, version=version) as store:
         store.drop()
 
 
@@ -170,7 +173,7 @@ def test_a_server_that_is_down_or_mute_is_told_in_time(closed_port: int, mute_po
         began = time.monotonic()
         with (
             pytest.raises(StoreUnavailable),
-            open_vectors(f"http://127.0.0.1:{port}", dimension=DIMENSION, version="v", timeout_seconds=1),
+            open_vectors(f"http://127.0.0.1:{port}", version="v", timeout_seconds=1),
         ):
             pass
         assert time.monotonic() - began < 4

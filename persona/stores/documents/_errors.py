@@ -35,15 +35,15 @@ def mongodb_errors() -> Iterator[None]:
         yield
     except OperationFailure as error:
         if error.code in UNAVAILABLE_CODES:
-            raise StoreUnavailable(STORE, str(error.code)) from error
+            raise StoreUnavailable(STORE, str(error.code)) from None
         if isinstance(error, ExecutionTimeout):
-            raise StoreUnavailable(STORE, "the operation took too long") from error
+            raise StoreUnavailable(STORE, "the operation took too long") from None
         hint = HINTS.get(error.code or 0, "Mend what MongoDB names, then run again: nothing that was read is lost.")
-        raise StoreRefused(f"MongoDB refused (code {error.code}): {_reason(error)}", hint=hint) from error
+        raise StoreRefused(f"MongoDB refused (code {error.code}): {_reason(error)}", hint=hint) from None
     except (ConnectionFailure, NetworkTimeout, AutoReconnect) as error:
-        raise StoreUnavailable(STORE, type(error).__name__) from error
+        raise StoreUnavailable(STORE, type(error).__name__) from None
     except PyMongoError as error:
-        raise StoreRefused(f"MongoDB: {type(error).__name__}", hint="See the log for the driver's message.") from error
+        raise StoreRefused(f"MongoDB: {type(error).__name__}", hint="See the log for the driver's message.") from None
 
 
 def translated(cls: type[C]) -> type[C]:

@@ -67,6 +67,10 @@ class Catalog:
         found = self._customers.find_one({"_id": user_id})
         return Customer.model_validate(found) if found else None
 
+    def suppressed(self) -> frozenset[str]:
+        """Everyone who is to be left alone."""
+        return frozenset(found["_id"] for found in self._customers.find({"suppressed": True}, {"_id": 1}))
+
     def version(self) -> int:
         """Moves with every change of the catalog; 0 before the first."""
         found = self._state.find_one({"_id": "catalog"})

@@ -68,10 +68,10 @@ class Embeddings:
 
     def begin_new_collections(self) -> None:
         """From now on write to the next suffix, whose collections do not exist yet; the ones in use go on serving."""
-        number = int(self.collections_in_use().removeprefix("v")) + 1
-        self._state.update_one(
-            {"_id": "collections"}, {"$set": {"in_use": f"v{number - 1}", "to_fill": f"v{number}"}}, upsert=True
-        )
+        before = self._collections()
+        number = max(int(before[role].removeprefix("v")) for role in ("in_use", "to_fill")) + 1
+        versions = {"in_use": before["in_use"], "to_fill": f"v{number}"}
+        self._state.update_one({"_id": "collections"}, {"$set": versions}, upsert=True)
 
     def use_filled_collections(self) -> str | None:
         """Let serving read what has been filled; return the suffix that is out of use now, if any."""

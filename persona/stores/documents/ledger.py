@@ -95,6 +95,14 @@ class Ledger:
         """Note that the file with this path and stat holds this entry's content."""
         self._files.replace_one({"_id": path}, {"_id": path, "signature": signature, "entry": entry}, upsert=True)
 
+    def forget_files(self, entry: str) -> None:
+        """Let the files that hold this content be claimed again: our copy of it is gone."""
+        self._files.delete_many({"entry": entry})
+
+    def in_a_file(self, entries: Sequence[str]) -> set[str]:
+        """Which of these contents a watched file was last seen to hold."""
+        return {found["entry"] for found in self._files.find({"entry": {"$in": list(entries)}}, {"entry": 1})}
+
     def entry_of_file(self, path: str) -> str | None:
         """The content that this path was last seen to hold."""
         found = self._files.find_one({"_id": path}, {"entry": 1})
@@ -242,6 +250,18 @@ class Ledger:
             run_id = latest["marks"][asset]["run_id"]
         found = self._entries.find({f"marks.{asset}.run_id": run_id, "pending": {"$ne": asset}})
         return [_entry(document) for document in found.sort([("claimed_at", 1), ("_id", 1)])]
+
+    def to_check(self, asset: str, *, downstream: Sequence[str]) -> list[Entry]:
+        """What a blocking check looks at: what the asset's latest run applied, and what it ever applied that is still on its way.
+
+        So a fault goes on blocking what it is in until it is mended, whatever comes after it; and costs nothing afterwards.
+        """
+        on_its_way = {
+            f"marks.{asset}": {"$exists": True},
+            "$and": [{"pending": {"$in": list(downstream)}}, {"pending": {"$ne": asset}}],
+        }
+        entries = {document["_id"]: _entry(document) for document in self._entries.find(on_its_way)}
+        return list({**entries, **{entry.id: entry for entry in self.applied(asset)}}.values())
 
     def judged_in(self, run_id: str) -> list[Entry]:
         """The drops that this run accepted or held."""

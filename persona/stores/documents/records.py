@@ -107,6 +107,10 @@ class Records:
         new = len(batch) - len(refused)
         return Inserted(accepted=new + again, duplicate=duplicate, conflicts=conflicts, new=new)
 
+    def remove_drop(self, drop: str) -> None:
+        """Remove what a drop that is not accepted has left."""
+        self._records.delete_many({"drop": drop})
+
     # -- what a set of drops touched --------------------------------------------------------------------------------------
 
     def users_of(self, drops: Sequence[str]) -> list[str]:
