@@ -22,14 +22,27 @@ def test_ingest_copies_whole_files(persona: Command) -> None:
     }
 
 
-def test_a_copy_that_fails_leaves_nothing_to_be_taken_in(persona: Command) -> None:
+def test_a_copy_that_fails_leaves_nothing_to_be_taken_in(persona: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     source = put_drop(persona.folder / "source", "a.jsonl", [said("u_1", "hello")])
-    drops = persona.settings.drops
-    (drops / "a.jsonl").mkdir(parents=True)  # the last step cannot be done
+
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("persona_cli.ingest.os.replace", refuse)
     done = persona("ingest", str(source), "--json")
     assert done.code == 1
-    assert done.error["message"]
-    assert [path.name for path in drops.iterdir()] == ["a.jsonl"]
+    assert "No space left" in done.error["message"]
+    assert list(persona.settings.drops.iterdir()) == []
+
+
+def test_another_file_of_the_same_name_keeps_both(persona: Command) -> None:
+    for folder in ("monday", "tuesday"):
+        put_drop(persona.folder / folder, "a.jsonl", [said("u_1", f"hello on {folder}")])
+    files = [str(persona.folder / folder / "a.jsonl") for folder in ("monday", "tuesday", "monday")]
+    names = persona("ingest", *files, "--json").json["files"]
+    assert names[0] == names[2] == "a.jsonl"
+    assert names[1].startswith("a-")
+    assert len(list(persona.settings.drops.iterdir())) == 2
 
 
 def test_a_catalog_that_does_not_validate_loads_nothing(persona: Command) -> None:

@@ -226,7 +226,7 @@ def test_in_any_order_with_repeats_crashes_and_everything_twice(
 
 
 def _crash_on_second_call(world: World, monkeypatch: pytest.MonkeyPatch, stage: str, store: Any, verb: str) -> None:
-    write, calls = getattr(store, verb), iter([True])
+    write, calls = getattr(type(store), verb), iter([True])
 
     def crashing(*arguments: Any, **options: Any) -> Any:
         if next(calls, False):
@@ -234,7 +234,7 @@ def _crash_on_second_call(world: World, monkeypatch: pytest.MonkeyPatch, stage: 
         raise RuntimeError("power cut")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, verb, crashing)
+        patch.setattr(type(store), verb, crashing)
         with pytest.raises(RuntimeError, match="power cut"):
             world.drain(stage)
 
