@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
-from persona.logs import configure_logs
 from persona.settings import Settings
 from persona_assets import resources
 from persona_cli import doctor, main, output, rebuild, recommend
@@ -66,7 +66,7 @@ class Command:
             patch.setattr(doctor, "load_encoder", lambda settings: HashingEncoder(settings.embedding_model))
             with pytest.raises(SystemExit) as ended:
                 main.main()
-        configure_logs("WARNING")  # not to the stream of this call any more
+        structlog.reset_defaults()  # neither this call's stream nor its level is for whatever comes next
         return Answer(int(ended.value.code or 0), _text(out), _text(err))
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
