@@ -9,6 +9,8 @@ from itertools import takewhile
 import dagster as dg
 import psutil
 
+from persona.pipeline.lease import has_ended
+
 PROCESS_TAG = "persona/process"
 EXECUTING = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 LAUNCHED_WITHIN = timedelta(minutes=2)
@@ -78,9 +80,4 @@ def _process_is_gone(tag: str | None, nothing_runs: bool) -> bool:
     if tag is None:
         return nothing_runs
     host, pid, started = tag.rsplit(":", 2)
-    if host != socket.gethostname():
-        return False
-    try:
-        return abs(psutil.Process(int(pid)).create_time() - float(started)) > 1
-    except psutil.NoSuchProcess:
-        return True
+    return has_ended(host=host, pid=int(pid), started=float(started))

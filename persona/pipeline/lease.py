@@ -67,10 +67,15 @@ def lease(documents: Documents, *, run_id: str, purpose: str, seconds: float, wa
 
 def process_is_gone(holder: Holder) -> bool:
     """Whether the holder's process, if it ran on this host, has ended; False where we cannot know."""
-    if holder.host != socket.gethostname():
+    return has_ended(host=holder.host, pid=holder.pid, started=holder.process_started)
+
+
+def has_ended(*, host: str, pid: int, started: float) -> bool:
+    """Whether the process with this pid and start time (epoch seconds) has ended; False on another host, where we cannot know."""
+    if host != socket.gethostname():
         return False
     try:
-        return abs(psutil.Process(holder.pid).create_time() - holder.process_started) > 1
+        return abs(psutil.Process(pid).create_time() - started) > 1
     except psutil.NoSuchProcess:
         return True
 
