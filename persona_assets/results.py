@@ -4,12 +4,12 @@ Few, stable, numeric keys; drops by hash and name, never a person. Dagster compa
 asset that reflects drops depends on `drop_folder` and says which state of it is reflected: after a new drop all of them are stale.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
-from persona.pipeline.draining import Outcome
+from persona.pipeline.draining import Batch, Outcome, Pipeline
 from persona.stores.documents.ledger import Entry
 
 DROP_FOLDER = dg.AssetKey("drop_folder")
@@ -25,6 +25,12 @@ class DrainConfig(dg.Config):
     """Only these drops, by SHA-256."""
     reapply: bool = False
     """Also what was applied before."""
+
+
+def drain(context: dg.AssetExecutionContext, config: DrainConfig, pipeline: Pipeline, apply: Callable[[Batch], None]) -> Outcome:
+    """Let `apply` work on what is pending for the asset that is being materialised, or on what the Launchpad names."""
+    stage = context.asset_key.to_user_string()
+    return pipeline.drain(stage, apply, run_id=context.run.run_id, drops=config.drops, reapply=config.reapply)
 
 
 def materialized(outcome: Outcome, metadata: Mapping[str, Any] | None = None) -> dg.MaterializeResult[None]:

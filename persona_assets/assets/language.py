@@ -7,7 +7,7 @@ from persona.pipeline import sinks
 from persona.pipeline.draining import Pipeline
 from persona.pipeline.stages import CODE_VERSIONS
 from persona_assets.assets.intake import catalogs, drop_folder, raw_conversations
-from persona_assets.results import DrainConfig, materialized
+from persona_assets.results import DrainConfig, drain, materialized
 
 OWNERS = ["team:data"]
 
@@ -26,13 +26,7 @@ def embeddings(
     encoder: dg.ResourceParam[Encoder],
 ) -> dg.MaterializeResult[None]:
     """A sentence-transformer vector for every distinct text: messages, campaigns, examples of intents. Equal texts once."""
-    outcome = pipeline.drain(
-        "embeddings",
-        lambda batch: sinks.embed(batch, encoder),
-        run_id=context.run.run_id,
-        drops=config.drops,
-        reapply=config.reapply,
-    )
+    outcome = drain(context, config, pipeline, lambda batch: sinks.embed(batch, encoder))
     return materialized(outcome, {"distinct_texts": pipeline.documents.embeddings.count()})
 
 
@@ -47,11 +41,5 @@ def intents(
     context: dg.AssetExecutionContext, config: DrainConfig, pipeline: dg.ResourceParam[Pipeline]
 ) -> dg.MaterializeResult[None]:
     """The intent of every distinct text, from the nearest examples of the catalog, or none where nothing is near enough."""
-    outcome = pipeline.drain(
-        "intents",
-        lambda batch: sinks.label(batch, threshold=pipeline.settings.intent_threshold),
-        run_id=context.run.run_id,
-        drops=config.drops,
-        reapply=config.reapply,
-    )
+    outcome = drain(context, config, pipeline, lambda batch: sinks.label(batch, threshold=pipeline.settings.intent_threshold))
     return materialized(outcome)

@@ -11,7 +11,7 @@ from persona.stores.warehouse import Warehouse
 from persona_assets import plots
 from persona_assets.assets.intake import drop_folder
 from persona_assets.assets.language import embeddings, intents
-from persona_assets.results import DrainConfig, materialized
+from persona_assets.results import DrainConfig, drain, materialized
 
 OWNERS = ["team:data"]
 
@@ -30,13 +30,7 @@ def milvus_collection(
     vectors: dg.ResourceParam[VectorStore],
 ) -> dg.MaterializeResult[None]:
     """Users, conversations and campaigns as vectors, to find what is like what."""
-    outcome = pipeline.drain(
-        "milvus_collection",
-        lambda batch: sinks.index_vectors(batch, vectors),
-        run_id=context.run.run_id,
-        drops=config.drops,
-        reapply=config.reapply,
-    )
+    outcome = drain(context, config, pipeline, lambda batch: sinks.index_vectors(batch, vectors))
     current = vectors.at(pipeline.documents.embeddings.collections_to_fill())
     return materialized(
         outcome,
@@ -58,13 +52,7 @@ def neo4j_graph(
     graph: dg.ResourceParam[Graph],
 ) -> dg.MaterializeResult[None]:
     """Users, campaigns and intents, and how strongly they are tied."""
-    outcome = pipeline.drain(
-        "neo4j_graph",
-        lambda batch: sinks.link(batch, graph),
-        run_id=context.run.run_id,
-        drops=config.drops,
-        reapply=config.reapply,
-    )
+    outcome = drain(context, config, pipeline, lambda batch: sinks.link(batch, graph))
     return materialized(
         outcome,
         {"users": graph.count("User"), "campaigns": graph.count("Campaign"), "engagements": graph.count("ENGAGED")},
@@ -85,13 +73,7 @@ def engagement_metrics(
     warehouse: dg.ResourceParam[Warehouse],
 ) -> dg.MaterializeResult[None]:
     """Facts, day buckets and users' sums in SQL."""
-    outcome = pipeline.drain(
-        "engagement_metrics",
-        lambda batch: sinks.count(batch, warehouse),
-        run_id=context.run.run_id,
-        drops=config.drops,
-        reapply=config.reapply,
-    )
+    outcome = drain(context, config, pipeline, lambda batch: sinks.count(batch, warehouse))
     return materialized(
         outcome,
         {"facts": warehouse.fact_count(), "events_by_day": plots.events_by_day(warehouse.day_buckets())},
