@@ -3,6 +3,7 @@
 Facts are a projection of MongoDB and can be rebuilt; the run history and anomalies are kept here alone. Nothing is decided here.
 """
 
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -474,17 +475,22 @@ def _engine(url: str, timeout_seconds: float) -> Engine:
         pool_pre_ping=True,
     )
     if address.get_backend_name() == "sqlite" and address.database:
-        _let_readers_read_while_one_writes(engine, Path(address.database))
+        _let_readers_read_while_one_writes(engine, Path(address.database), timeout_seconds)
     return engine
 
 
-def _let_readers_read_while_one_writes(engine: Engine, file: Path) -> None:
+def _let_readers_read_while_one_writes(engine: Engine, file: Path, timeout_seconds: float) -> None:
     """SQLite's own settings: a write-ahead log, and writers that queue at BEGIN instead of failing half-way."""
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # BEGIN is ours, below
-        connection.execute("PRAGMA journal_mode = WAL")
+        # SQLite's own timeout does not wait here: of two that open a new file at once, one is refused straight away.
+        for attempt in stamina.retry_context(
+            on=_is_busy, attempts=None, timeout=timeout_seconds, wait_initial=0.01, wait_jitter=0.05, wait_max=0.2
+        ):
+            with attempt:
+                connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA wal_autocheckpoint = 16384")  # 64 MB: copying the log back after each batch halves the speed
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA temp_store = MEMORY")
@@ -530,6 +536,10 @@ def _stage(row: RowMapping) -> StageRun:
 
 def _passes_by_itself(error: Exception) -> bool:
     return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in SQLSTATES_THAT_PASS
+
+
+def _is_busy(error: Exception) -> bool:
+    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorname == "SQLITE_BUSY"
 
 
 def _lost_a_race(error: Exception) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from sqlalchemy import create_engine, text
@@ -221,6 +222,18 @@ def test_two_writers_with_the_same_facts_count_them_once(warehouse_url: str) -> 
         assert sum(pool.map(insert, range(3))) == 4_000
     with open_warehouse(warehouse_url) as store:
         assert store.day_buckets() == buckets_of(facts)
+
+
+def test_many_that_open_a_new_file_at_once_all_open_it(tmp_path: Path) -> None:
+    together = Barrier(8)
+
+    def opened(file: Path) -> int:
+        together.wait(timeout=30)
+        with open_warehouse(f"sqlite:///{file}") as store:
+            return store.fact_count()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(opened, [tmp_path / f"{n // 8}.sqlite" for n in range(320)])) == {0}
 
 
 def test_a_server_that_is_down_or_mute_is_told_in_time(closed_port: int, mute_port: int) -> None:
