@@ -13,11 +13,12 @@ from persona.language.encoder import Encoder
 from persona.language.lazy import LazyEncoder
 from persona.pipeline.draining import Pipeline
 from persona.settings import Settings
-from persona.stores.cache import Cache, open_cache
-from persona.stores.documents import Documents, open_documents
-from persona.stores.graph import Graph, open_graph
-from persona.stores.vectors import VectorStore, open_vectors
-from persona.stores.warehouse import Warehouse, open_warehouse
+from persona.stores.cache import Cache
+from persona.stores.documents import Documents
+from persona.stores.graph import Graph
+from persona.stores.opening import cache_of, documents_of, graph_of, vectors_of, warehouse_of
+from persona.stores.vectors import VectorStore
+from persona.stores.warehouse import Warehouse
 from persona_assets.runs import tag_with_process
 
 
@@ -29,9 +30,7 @@ class DocumentsResource(dg.ConfigurableResource[Documents]):
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Documents]:
         """Open for the time of a run or a tick."""
-        settings = Settings()
-        url = self.url or settings.addresses.mongodb
-        with open_documents(url, settings.mongodb_database, timeout_seconds=settings.store_timeout_seconds) as documents:
+        with documents_of(Settings(), self.url) as documents:
             yield documents
 
 
@@ -44,14 +43,7 @@ class VectorsResource(dg.ConfigurableResource[VectorStore]):
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[VectorStore]:
         """Open for the time of a run."""
-        settings = Settings()
-        with open_vectors(
-            self.uri or settings.addresses.milvus,
-            token=settings.milvus_token.get_secret_value(),
-            version=self.documents.embeddings.collections_to_fill(),
-            index=settings.milvus_index,
-            timeout_seconds=settings.store_timeout_seconds,
-        ) as vectors:
+        with vectors_of(Settings(), version=self.documents.embeddings.collections_to_fill(), uri=self.uri) as vectors:
             yield vectors
 
 
@@ -63,15 +55,7 @@ class GraphResource(dg.ConfigurableResource[Graph]):
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Graph]:
         """Open for the time of a run."""
-        settings = Settings()
-        addresses = settings.addresses
-        with open_graph(
-            self.url or addresses.neo4j,
-            user=addresses.neo4j_user,
-            password=addresses.neo4j_password,
-            database=settings.neo4j_database,
-            timeout_seconds=settings.store_timeout_seconds,
-        ) as graph:
+        with graph_of(Settings(), self.url) as graph:
             yield graph
 
 
@@ -83,10 +67,7 @@ class WarehouseResource(dg.ConfigurableResource[Warehouse]):
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Warehouse]:
         """Open for the time of a run or a tick."""
-        settings = Settings()
-        with open_warehouse(
-            self.url or settings.addresses.warehouse, timeout_seconds=settings.store_timeout_seconds
-        ) as warehouse:
+        with warehouse_of(Settings(), self.url) as warehouse:
             yield warehouse
 
 
@@ -98,9 +79,7 @@ class CacheResource(dg.ConfigurableResource[Cache]):
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Cache]:
         """Open for the time of a run, which goes on without it when it is down."""
-        settings = Settings()
-        url, timeout = self.url or settings.addresses.redis, settings.store_timeout_seconds
-        with open_cache(url, timeout_seconds=timeout, at_once=False) as cache:
+        with cache_of(Settings(), self.url, at_once=False) as cache:
             yield cache
 
 

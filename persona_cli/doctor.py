@@ -13,11 +13,7 @@ import typer
 from persona.errors import PersonaError
 from persona.language.encoder import bf16_is_fast, load_encoder
 from persona.settings import Settings
-from persona.stores.cache import open_cache
-from persona.stores.documents import open_documents
-from persona.stores.graph import open_graph
-from persona.stores.vectors import open_vectors
-from persona.stores.warehouse import open_warehouse
+from persona.stores.opening import cache_of, documents_of, graph_of, vectors_of, warehouse_of
 from persona_cli.options import Json
 from persona_cli.output import emit, steps
 
@@ -94,9 +90,7 @@ def _installed(name: str) -> bool:
 
 def _model(settings: Settings) -> str:
     encoder = load_encoder(settings)
-    with open_documents(
-        settings.addresses.mongodb, settings.mongodb_database, timeout_seconds=settings.store_timeout_seconds
-    ) as documents:
+    with documents_of(settings) as documents:
         stored = documents.embeddings.model()
     if stored is not None and stored != (encoder.fingerprint, encoder.dimension):
         raise PersonaError(
@@ -113,40 +107,27 @@ def _bf16(settings: Settings) -> str:
 
 
 def _mongodb(settings: Settings) -> str:
-    with open_documents(
-        settings.addresses.mongodb, settings.mongodb_database, timeout_seconds=settings.store_timeout_seconds
-    ) as documents:
+    with documents_of(settings) as documents:
         return f"{documents.records.count():,} records"
 
 
 def _milvus(settings: Settings) -> str:
-    addresses = settings.addresses
-    with open_vectors(
-        addresses.milvus,
-        token=addresses.milvus_token,
-        version="v1",
-        index=settings.milvus_index,
-        timeout_seconds=settings.store_timeout_seconds,
-    ) as vectors:
+    with vectors_of(settings, version="v1") as vectors:
         vectors.ping()
-    return addresses.masked()["milvus"]
+    return settings.addresses.masked()["milvus"]
 
 
 def _neo4j(settings: Settings) -> str:
-    addresses = settings.addresses
-    with open_graph(
-        addresses.neo4j, user=addresses.neo4j_user, password=addresses.neo4j_password, database=settings.neo4j_database,
-        timeout_seconds=settings.store_timeout_seconds,
-    ) as graph:  # fmt: skip
+    with graph_of(settings) as graph:
         return f"{graph.count('User'):,} users"
 
 
 def _warehouse(settings: Settings) -> str:
-    with open_warehouse(settings.addresses.warehouse, timeout_seconds=settings.store_timeout_seconds) as warehouse:
+    with warehouse_of(settings) as warehouse:
         return f"{warehouse.fact_count():,} facts"
 
 
 def _redis(settings: Settings) -> str:
-    with open_cache(settings.addresses.redis, timeout_seconds=settings.store_timeout_seconds) as cache:
+    with cache_of(settings) as cache:
         cache.ping()
     return settings.addresses.masked()["redis"]

@@ -16,9 +16,8 @@ from persona.language import intents
 from persona.language.lazy import LazyEncoder
 from persona.ranking.recommender import Query, Recommender, Snapshot, load_snapshot
 from persona.settings import Settings
-from persona.stores.documents import Documents, open_documents
-from persona.stores.graph import open_graph
-from persona.stores.vectors import open_vectors
+from persona.stores.documents import Documents
+from persona.stores.opening import documents_of, graph_of, vectors_of
 from persona_cli.options import Json
 from persona_cli.output import State, emit_lines, stdout, steps
 
@@ -52,23 +51,10 @@ def recommend(
 
 @contextmanager
 def _opened(settings: Settings) -> Iterator[tuple[Documents, Recommender, Snapshot]]:
-    addresses, timeout = settings.addresses, settings.store_timeout_seconds
     with (
-        open_documents(addresses.mongodb, settings.mongodb_database, timeout_seconds=timeout) as documents,
-        open_vectors(
-            addresses.milvus,
-            token=addresses.milvus_token,
-            version=documents.embeddings.collections_in_use(),
-            index=settings.milvus_index,
-            timeout_seconds=timeout,
-        ) as vectors,
-        open_graph(
-            addresses.neo4j,
-            user=addresses.neo4j_user,
-            password=addresses.neo4j_password,
-            database=settings.neo4j_database,
-            timeout_seconds=timeout,
-        ) as graph,
+        documents_of(settings) as documents,
+        vectors_of(settings, version=documents.embeddings.collections_in_use()) as vectors,
+        graph_of(settings) as graph,
     ):
         recommender = Recommender(vectors, graph, documents.records, documents.catalog, settings.repeat_conversions)
         yield documents, recommender, load_snapshot(documents)
