@@ -19,6 +19,7 @@ from persona.stores.documents.leases import Leases
 from persona.stores.documents.ledger import Ledger
 from persona.stores.documents.quarantine import Quarantine
 from persona.stores.documents.records import Records
+from persona.stores.documents.tombstones import Tombstones
 
 T = TypeVar("T")
 
@@ -36,6 +37,7 @@ class Documents:
     catalog: Catalog
     generations: Generations
     leases: Leases
+    tombstones: Tombstones
 
     def transaction(self, work: Callable[[ClientSession], T]) -> T:
         """Run `work` in one transaction, again on transient errors; all of it happens or none."""
@@ -86,4 +88,5 @@ def documents_in(client: MongoClient[dict[str, Any]], database: str) -> Document
         catalog=Catalog(db),
         generations=Generations(db),
         leases=Leases(db),
+        tombstones=Tombstones(db),
     )
