@@ -11,7 +11,7 @@ class PersonaError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(" ".join(part for part in (message, hint) if part))
+        super().__init__(f"{message.rstrip('.')}. {hint}" if hint else message)
         self.message = message
         self.hint = hint
 
@@ -43,7 +43,7 @@ class StoreUnavailable(PersonaError):
     code = "store_unavailable"
 
     def __init__(self, store: str, reason: str) -> None:
-        super().__init__(f"{store} is unavailable: {reason}", hint="`persona status` shows which stores answer.")
+        super().__init__(f"{store} is unavailable: {reason}", hint="`persona doctor` says which stores answer, and what to do.")
         self.store = store
 
 

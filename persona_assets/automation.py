@@ -10,6 +10,7 @@ from persona.intake.catalogs import unseen_catalogs
 from persona.intake.claim import settled_files
 from persona.pipeline.audit import compare_stores
 from persona.pipeline.draining import Pipeline
+from persona.pipeline.rebuilding import gives_way
 from persona.pipeline.stages import DRAINING_ASSETS
 from persona.ranking.publication import fit_is_due
 from persona.settings import Settings
@@ -82,7 +83,7 @@ def drops_sensor(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam
     waiting = documents.ledger.waiting(DRAINING_ASSETS)
     if not unseen and not waiting and not unseen_catalogs(pipeline):
         return dg.SensorResult(skip_reason=dg.SkipReason("Everything is applied."), asset_events=events)
-    if documents.leases.holder() is not None or is_under_way(context.instance, drops_job.name):
+    if not gives_way(documents.leases.holder()) or is_under_way(context.instance, drops_job.name):
         return dg.SensorResult(skip_reason=dg.SkipReason("A run is under way."), asset_events=events)
     if wait := seconds_to_wait(context.instance, drops_job.name):
         reason = f"The latest run failed; the next is asked for in {wait:.0f} s."

@@ -9,16 +9,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from persona.ranking.model import RankingModel
-from persona.schemas import DayBucket
 
-DAYS = 90
 TOP = 12
 
 
-def events_by_day(buckets: Sequence[DayBucket]) -> dg.MarkdownMetadataValue:
-    """Events a day, by kind, over the newest days."""
-    frame = pd.DataFrame([(bucket.day, bucket.event, bucket.n) for bucket in buckets], columns=["day", "event", "n"])
-    counts = frame.pivot_table(index="day", columns="event", values="n", aggfunc="sum", fill_value=0).tail(DAYS)
+def events_by_day(events: Sequence[tuple[str, str, int]]) -> dg.MarkdownMetadataValue:
+    """Events a day, by kind: `events` is (ISO day, event, how many)."""
+    frame = pd.DataFrame(events, columns=["day", "event", "n"])
+    counts = frame.pivot_table(index="day", columns="event", values="n", aggfunc="sum", fill_value=0)
     figure = Figure(figsize=(7, 2.6), layout="constrained")
     axes = figure.subplots()
     if not counts.empty:

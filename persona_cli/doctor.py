@@ -57,11 +57,10 @@ def _python(settings: Settings) -> str:
 
 def _disk(settings: Settings) -> str:
     settings.home.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(settings.home).free
+    folders = [settings.home, *(settings.home / "stores").glob("*/")]  # each may be a volume of its own
+    free, folder = min((shutil.disk_usage(folder).free, folder) for folder in folders)
     if free < GIB:
-        raise PersonaError(
-            f"{free / GIB:.1f} GiB free under {settings.home}", hint="Free some: the stores need about 1 GiB to start."
-        )
+        raise PersonaError(f"{free / GIB:.1f} GiB free under {folder}", hint="Free some: the stores need about 1 GiB to start.")
     return f"{free / GIB:.0f} GiB free under {settings.home}"
 
 

@@ -9,7 +9,24 @@ from pydantic import ValidationError
 from persona.errors import InvalidInput, PersonaError
 from persona.logs import configure_logs
 from persona.settings import Settings
-from persona_cli import catalog, doctor, generate, ingest, materialize, output, platform, rebuild, recommend, serve, stores
+from persona_cli import (
+    backup,
+    catalog,
+    doctor,
+    erase,
+    export,
+    generate,
+    ingest,
+    materialize,
+    output,
+    platform,
+    quarantine,
+    rebuild,
+    recommend,
+    restore,
+    serve,
+    stores,
+)
 
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]  # Typer carries its own Click and names only the subclass
 
@@ -21,6 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(stores.app, name="stores")
+app.add_typer(quarantine.app, name="quarantine")
 for command in (
     platform.up,
     platform.down,
@@ -32,6 +50,10 @@ for command in (
     materialize.materialize,
     recommend.recommend,
     rebuild.rebuild,
+    export.export,
+    erase.erase,
+    backup.backup,
+    restore.restore,
     serve.serve,
 ):
     app.command()(command)

@@ -12,10 +12,11 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
-from persona.errors import InvalidInput, NotFound, PersonaError, StoreUnavailable
+from persona.errors import Busy, InvalidInput, LeaseLost, NotFound, PersonaError, StoreUnavailable
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER = {"Retry-After": "1"}
+RETRY_AFTER_A_RUN = {"Retry-After": "30"}
 UNREADABLE = frozenset({"json_invalid"})
 
 
@@ -95,6 +96,8 @@ def answer_with_problems(app: FastAPI) -> None:
         match error:
             case StoreUnavailable():
                 return problem(request.scope, 503, kind=error.code, detail=error.message, headers=RETRY_AFTER)
+            case Busy() | LeaseLost():
+                return problem(request.scope, 503, kind=error.code, detail=error.message, headers=RETRY_AFTER_A_RUN)
             case NotFound():
                 return problem(request.scope, 404, kind=error.code, detail=error.message)
             case InvalidInput():

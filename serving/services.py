@@ -23,6 +23,7 @@ START_SECONDS = 5.0
 class Services:
     """The open stores and what stands on them."""
 
+    settings: Settings
     guards: tuple[Guard[Any], ...]
     """MongoDB, Milvus, Neo4j, the warehouse and Redis, in this order."""
     snapshots: Snapshots
@@ -52,7 +53,7 @@ async def open_services(settings: Settings, openers: StoreOpeners) -> AsyncItera
         with suppress(TimeoutError):
             async with asyncio.timeout(START_SECONDS):
                 await asyncio.gather(*(guard.attempted.wait() for guard in guards), snapshots.attempted.wait())
-        yield Services(guards, snapshots, answers)
+        yield Services(settings, guards, snapshots, answers)
     finally:
         for keeper in keepers:
             keeper.cancel()

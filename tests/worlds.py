@@ -21,9 +21,10 @@ from persona.settings import Settings
 
 NEWEST = datetime(2026, 6, 1, tzinfo=UTC)
 PROVENANCE = {
-    "run_id", "at", "claimed_at", "loaded_at", "history", "marks", "attempts", "fingerprint", "generation", "version_at",
+    "run_id", "at", "claimed_at", "loaded_at", "history", "marks", "attempts", "fingerprint", "generation", "version_at", "judged",
 }  # fmt: skip
 """What says when and by which run something came about; it differs between two worlds that hold the same."""
+NO_CONTENT = {"anomalies", "centroids", "files", "state", "generations", "fence"}
 
 Dump = dict[str, list[str]]
 
@@ -134,13 +135,14 @@ def everything(settings: Settings) -> Dump:
 def content(settings: Settings, *, vectors: bool = True) -> Dump:
     """What the stores say of people, conversations and campaigns, whenever and by whichever run it was written.
 
-    Without `vectors` only whose they are: a real model's last digits depend on which texts it is given together.
+    Without `vectors` only whose they are: a real model's last digits depend on which texts it is given together, as those of any
+    score do.
     """
-    left_out = PROVENANCE if vectors else PROVENANCE | {"vector", "score"}
+    left_out = PROVENANCE | {"score"} | (set() if vectors else {"vector"})
     kept = {
         name: [_without(left_out, row) for row in rows]
         for name, rows in everything(settings).items()
-        if name.split(":")[1] not in ("anomalies", "centroids", "files", "state", "generations")
+        if name.split(":")[1] not in NO_CONTENT
     }
     return {name: sorted(rows) for name, rows in kept.items()}
 
@@ -195,7 +197,7 @@ def _graph(settings: Settings) -> Dump:
     with graph_session(settings) as session:
         nodes = [
             _row({"labels": sorted(row["labels"]), **row["properties"]})
-            for row in session.run("MATCH (n) RETURN labels(n) AS labels, properties(n) AS properties")
+            for row in session.run("MATCH (n) WHERE NOT n:Fence RETURN labels(n) AS labels, properties(n) AS properties")
         ]
         ties = [
             _row({"from": row["a"], "to": row["b"], "type": row["type"], **row["properties"]})

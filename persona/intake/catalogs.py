@@ -109,7 +109,7 @@ def _load(documents: Documents, content: bytes, path: str, lease: Lease, *, run_
     elif catalog == "intents":
         documents.catalog.put_intents(entries)
     else:
-        documents.catalog.put_customers(entries)
+        documents.catalog.put_customers(_without_the_erased(documents, entries))
     documents.ledger.load_catalog(
         entry,
         name=name,
@@ -120,6 +120,13 @@ def _load(documents: Documents, content: bytes, path: str, lease: Lease, *, run_
         run_id=run_id,
     )
     return catalog, len(entries)
+
+
+def _without_the_erased(documents: Documents, customers: list[Customer]) -> list[Customer]:
+    """A catalog does not say how old it is: someone who was erased is a customer again once a record of theirs has come in."""
+    erased = documents.tombstones.times(customer.user_id for customer in customers)
+    back = documents.records.known_among(sorted(erased))
+    return [customer for customer in customers if customer.user_id not in erased or customer.user_id in back]
 
 
 def _kind(entry: Any) -> CatalogName | None:

@@ -59,16 +59,34 @@ def settled_files(folder: Path, *, settle_seconds: float, now: float | None = No
             yield WatchedFile(Path(entry.path), _signature(stat))
 
 
+def watched(path: Path) -> WatchedFile:
+    """A file as it is now, wherever it lies and however lately it was written. Raises `OSError` where it is not there."""
+    return WatchedFile(path, _signature(path.stat()))
+
+
 def claim(file: WatchedFile, into: Path) -> Claimed | None:
     """Copy the file to `into/<sha256>` while hashing; None when it vanished, changed meanwhile or may not be read.
 
-    Raises `StoreRefused` when the copy cannot be written.
+    The name outlives a power cut once `into` has been through `sync`. Raises `StoreRefused` when the copy cannot be written.
     """
     try:
-        with open(file.path, "rb") as source:
+        with open(file.path, "rb", opener=_at_once) as source:
             return _copied(file, source, into)
-    except (FileNotFoundError, PermissionError):
+    except OSError:  # of the source: what is wrong with our copies is raised in our own words
         return None
+
+
+def _at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe that took the file's place would be waited for
+
+
+def sync(folder: Path) -> None:
+    """Make the names in the folder outlive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _copied(file: WatchedFile, source: IO[bytes], into: Path) -> Claimed | None:
@@ -76,7 +94,8 @@ def _copied(file: WatchedFile, source: IO[bytes], into: Path) -> Claimed | None:
     digest = hashlib.sha256()
     try:
         into.mkdir(parents=True, exist_ok=True)
-        before = os.fstat(source.fileno())
+        if _signature(os.fstat(source.fileno())) != file.signature:
+            return None
         with open(unfinished, "xb") as copy:
             while chunk := _read(source):
                 digest.update(chunk)
@@ -84,10 +103,11 @@ def _copied(file: WatchedFile, source: IO[bytes], into: Path) -> Claimed | None:
             copy.flush()
             os.fsync(copy.fileno())
         after = os.fstat(source.fileno())
-        if _signature(before) != file.signature or _signature(after) != file.signature:
+        if _signature(after) != file.signature:
             return None
         sha256 = digest.hexdigest()
-        os.replace(unfinished, into / sha256)
+        if not (into / sha256).exists():  # one that is there may have been rewritten when somebody was erased
+            os.replace(unfinished, into / sha256)
         return Claimed(sha256=sha256, name=file.path.name, size=after.st_size, path=into / sha256)
     except _NotReadable:
         return None

@@ -2,36 +2,64 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 import structlog
+from pymongo.client_session import ClientSession
 
-from persona.errors import PersonaError
-from persona.intake.claim import Claimed, claim, settled_files
+from persona.errors import PersonaError, StoreRefused
+from persona.intake.blanking import blanked
+from persona.intake.claim import Claimed, WatchedFile, claim, settled_files, sync
 from persona.intake.judge import Hold, judge, judge_attempts
 from persona.intake.parse import DropFault, raw_records
-from persona.intake.records import to_document
+from persona.intake.records import Erased, to_document, whose
 from persona.pipeline.draining import Outcome, Pipeline
 from persona.pipeline.lease import Lease
+from persona.pipeline.reading import read_ahead
 from persona.pipeline.stages import DROP_SINKS
 from persona.schemas import Reason
+from persona.stores._chunks import chunks
 from persona.stores.documents import Documents
 from persona.stores.documents.ledger import Counts, Entry
 from persona.stores.documents.quarantine import Rejected
+from persona.stores.documents.tombstones import Tombstones
 
+STAGE = "raw_conversations"
+CLAIMED_AT_ONCE = 200
 BATCH = 5_000
 BATCH_BYTES = 32 << 20
 KEPT_RECORDS, KEPT_BYTES = 20_000, 64 << 20
 """A drop of up to so much is parsed once; a larger one once to judge it and once to write it."""
 
-Item = dict[str, Any] | Rejected
-"""A document ready to insert, or a line that is kept out."""
-Progress = Callable[[str, int], None]
+Item = dict[str, Any] | Rejected | Erased
+"""A document ready to insert, a line that is kept out, or one that is counted and no more."""
+T = TypeVar("T")
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """What the drops of one run are taken in with."""
+
+    pipeline: Pipeline
+    lease: Lease
+    run_id: str
+    someone_is_erased: bool
+    campaigns: set[str] = field(default_factory=set)
+    """Those that are known to be in the catalog."""
+
+    @property
+    def documents(self) -> Documents:
+        return self.pipeline.documents
+
+    def copy_of(self, entry: Entry) -> Path:
+        """Our copy of the drop."""
+        return self.pipeline.settings.claimed_drops / entry.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +67,9 @@ class Judged:
     """What the first reading of a drop found."""
 
     read: int
+    erased: int
+    to_blank: list[int]
+    """Lines of erased people that still stand in our copy."""
     rejected: Counter[Reason]
     parsed: list[Item] | None
     """Everything, in order, where it fits in memory."""
@@ -50,178 +81,213 @@ def take_in_all(pipeline: Pipeline, *, run_id: str, drops: Sequence[str] = (), r
     With `drops`, only these; with `reapply`, these are read again from their claimed copies even if they were accepted or held.
     Raises `NotFound` for a named drop that never arrived.
     """
-    settings, documents, stage = pipeline.settings, pipeline.documents, "raw_conversations"
-    with pipeline.recorded(run_id, stage) as count, pipeline.lease(run_id, stage) as lease:
-        claim_settled(documents, settings.drops, settings.claimed_drops, settle_seconds=settings.settle_seconds, run_id=run_id)
+    with pipeline.recorded(run_id, STAGE) as count, pipeline.lease(run_id, STAGE) as lease:
+        intake = Intake(pipeline, lease, run_id, someone_is_erased=pipeline.documents.tombstones.count() > 0)
+        ledger = pipeline.documents.ledger
+        claim_settled(pipeline, run_id=run_id)
         named = pipeline.named(drops)
         if reapply:
-            documents.ledger.read_again([entry.id for entry in named])
-        entries: list[Entry] = []
-        for claimed in documents.ledger.claimed():
+            ledger.read_again([entry.id for entry in named], what="read again", run_id=run_id)
+        taken: list[str] = []
+        for claimed in ledger.claimed():
             if drops and claimed.id not in drops:
                 continue
             lease.check()
-            if not (
-                settings.claimed_drops / claimed.id
-            ).exists():  # lost, say with the power; the source, if it is there, is claimed anew
-                documents.ledger.forget_files(claimed.id)
-                log.warning("claimed_copy_missing", drop=claimed.id[:12], drop_name=claimed.name)
+            if not intake.copy_of(claimed).exists():
+                _without_copy(intake, claimed)
                 continue
-            entries.append(
-                take_in(
-                    documents,
-                    claimed,
-                    settings.claimed_drops,
-                    lease,
-                    reject_share=settings.reject_share,
-                    now=datetime.now(UTC),
-                    run_id=run_id,
-                    progress=lambda name, read: pipeline.progress(f"{stage} {name}", read),
-                )
-            )
-            count(sum(entry.counts.accepted for entry in entries))
-        return pipeline.outcome(stage, count.records, count.seconds, entries)
+            count(count.records + take_in(intake, claimed).accepted)
+            taken.append(claimed.id)
+        return pipeline.outcome(STAGE, count.records, count.seconds, ledger.get(taken))
 
 
-def claim_settled(documents: Documents, folder: Path, copies: Path, *, settle_seconds: float, run_id: str) -> int:
+def claim_settled(pipeline: Pipeline, *, run_id: str) -> int:
     """Claim every settled file of the folder whose content has not been claimed; return how many are new to the ledger."""
+    settings, ledger = pipeline.settings, pipeline.documents.ledger
+    copies = settings.claimed_drops
     for unfinished in copies.glob(".*"):  # what a run that was killed left half-copied; the lease says that nobody copies now
         unfinished.unlink(missing_ok=True)
-    files = {str(file.path): file for file in settled_files(folder, settle_seconds=settle_seconds)}
+    files = {str(file.path): file for file in settled_files(settings.drops, settle_seconds=settings.settle_seconds)}
     new = 0
-    for path in documents.ledger.unseen({path: file.signature for path, file in files.items()}):
-        claimed = claim(files[path], copies)
-        if claimed is None:
-            log.warning("drop_not_readable_yet", drop_name=files[path].path.name)
+    for paths in chunks(ledger.unseen({path: file.signature for path, file in files.items()}), CLAIMED_AT_ONCE):
+        there = {copy.name for copy in copies.glob("[!.]*")}
+        claimed = {path: copy for path in paths if (copy := _claimed(files[path], copies))}
+        if not claimed:
             continue
-        new += documents.ledger.claim(claimed.sha256, name=claimed.name, size=claimed.size, run_id=run_id)
-        documents.ledger.remember_file(path, files[path].signature, claimed.sha256)
+        sync(copies)
+        new += ledger.claim_all([(copy.sha256, copy.name, copy.size) for copy in claimed.values()], run_id=run_id)
+        known = ledger.known_as([copy.sha256 for copy in claimed.values()])
+        for sha256, entry in known.items():  # the entry's own copy has this content already, unless it was lost
+            (copies / sha256).unlink() if (copies / entry).exists() else (copies / sha256).rename(copies / entry)
+        back = [copy.sha256 for copy in claimed.values() if copy.sha256 not in there]
+        lost = [entry.id for entry in ledger.get(back) if entry.state in ("accepted", "held")]
+        ledger.read_again(lost, what="its copy, which was lost, came back", run_id=run_id)
+        ledger.remember_files(
+            {path: (files[path].signature, known.get(copy.sha256, copy.sha256)) for path, copy in claimed.items()}
+        )
     return new
 
 
-def take_in(
-    documents: Documents,
-    entry: Entry,
-    copies: Path,
-    lease: Lease,
-    *,
-    reject_share: float,
-    now: datetime,
-    run_id: str,
-    progress: Progress,
-) -> Entry:
-    """Judge one claimed drop and, if it is accepted, write it; return what the ledger then says of it."""
-    crashed = judge_attempts(documents.ledger.begin_attempt(entry.id) - 1)
+def _claimed(file: WatchedFile, copies: Path) -> Claimed | None:
+    copy = claim(file, copies)
+    if copy is None:
+        log.warning("drop_not_readable_yet", drop_name=file.path.name)
+    return copy
+
+
+def take_in(intake: Intake, entry: Entry) -> Counts:
+    """Judge one claimed drop and, if it is accepted, write it; return what became of its records."""
+    ledger = intake.documents.ledger
+    crashed = judge_attempts(ledger.begin_attempt(entry.id) - 1)
     try:
-        if crashed:
-            documents.records.remove_drop(entry.id)  # what the crashed runs had written: a held drop claims no ids
-            _hold(documents, entry, crashed, Counts(), run_id)
-        else:
-            _judge_and_write(
-                documents, entry, copies, lease, reject_share=reject_share, now=now, run_id=run_id, progress=progress
-            )
+        return _keep_out(intake, entry, crashed, Counts()) if crashed else _judge_and_write(intake, entry)
     except BaseException as error:
         # neither a store that is down nor a person who stops the run is the drop's fault
         if isinstance(error, PersonaError) or not isinstance(error, Exception):
-            documents.ledger.end_attempt(entry.id)
+            ledger.end_attempt(entry.id)
         raise
-    return documents.ledger.get([entry.id])[0]
 
 
-def _judge_and_write(
-    documents: Documents,
-    entry: Entry,
-    copies: Path,
-    lease: Lease,
-    *,
-    reject_share: float,
-    now: datetime,
-    run_id: str,
-    progress: Progress,
-) -> None:
-    drop = Claimed(sha256=entry.id, name=entry.name, size=entry.size, path=copies / entry.id)
+def _judge_and_write(intake: Intake, entry: Entry) -> Counts:
+    now = datetime.now(UTC)
     try:
-        judged = _judge(drop, now)
+        judged = _judge(_items(intake, entry, now))
+        if judged.to_blank:
+            _blank(intake, entry, judged.to_blank)
+            judged = _judge(_items(intake, entry, now))  # where a line stands is told of the copy that we keep
     except DropFault as fault:
-        _hold(documents, entry, Hold(fault.reason, fault.detail), Counts(), run_id)
-        return
-    verdict = judge(judged.read, judged.rejected, reject_share=reject_share)
-    parsed = judged.parsed if judged.parsed is not None else _parsed(drop, now)
-    if verdict:
-        _quarantine(documents, drop, parsed, lease)
-        _hold(documents, entry, verdict, Counts(read=judged.read, quarantined=judged.read), run_id)
-        return
-    counts = _write(documents, drop, parsed, lease, progress)
-    lease.transaction(
-        lambda session: documents.ledger.accept(entry.id, counts=counts, sinks=DROP_SINKS, run_id=run_id, session=session)
-    )
+        return _keep_out(intake, entry, Hold(fault.reason, fault.detail), Counts())
+    items = _items(intake, entry, now) if judged.parsed is None else judged.parsed
+    verdict = None
+    if not entry.released and not entry.was_accepted:
+        share = intake.pipeline.settings.reject_share
+        verdict = judge(judged.read - judged.erased, judged.rejected, reject_share=share)
+    if verdict is None:
+        return _write(intake, entry, items)
+    _quarantine(intake, entry, items)
+    counts = Counts(judged.read, quarantined=judged.read - judged.erased, erased=judged.erased)
+    return _keep_out(intake, entry, verdict, counts)
 
 
-def _parsed(drop: Claimed, now: datetime) -> Iterator[Item]:
-    for raw in raw_records(drop.path, drop.name):
-        yield to_document(raw, drop=drop.sha256, now=now)
+def _items(intake: Intake, entry: Entry, now: datetime) -> Iterator[Item]:
+    """The records of the drop, judged one by one and in order."""
+    tombstones = intake.documents.tombstones
+    for batch in _batches(raw_records(intake.copy_of(entry), entry.name), lambda raw: len(raw.raw)):
+        items = [to_document(raw, drop=entry.id, now=now) for raw in batch]
+        yield from _without_the_erased(items, tombstones) if intake.someone_is_erased else items
 
 
-def _judge(drop: Claimed, now: datetime) -> Judged:
-    read, size, rejected = 0, 0, Counter[Reason]()
+def _without_the_erased(items: list[Item], tombstones: Tombstones) -> list[Item]:
+    """Records of erased people up to the time of their tombstone, and lines that do not validate and may be theirs, only count."""
+    people = [_people_of(item) for item in items]
+    times = tombstones.times(set().union(*people))
+    if not times:
+        return items
+
+    def refused(item: Item, names: set[str]) -> bool:
+        if isinstance(item, dict):
+            return item["user_id"] in times and item["timestamp"] <= times[item["user_id"]]
+        return not times.keys().isdisjoint(names)
+
+    return [
+        Erased(_line_of(item), in_copy=True) if refused(item, names) else item for item, names in zip(items, people, strict=True)
+    ]
+
+
+def _people_of(item: Item) -> set[str]:
+    if isinstance(item, dict):
+        return {item["user_id"]}
+    return whose(item.raw) if isinstance(item, Rejected) else set()
+
+
+def _judge(items: Iterable[Item]) -> Judged:
+    read, erased, size, rejected = 0, 0, 0, Counter[Reason]()
+    to_blank: list[int] = []
     kept: list[Item] | None = []
-    for raw in raw_records(drop.path, drop.name):
-        item = to_document(raw, drop=drop.sha256, now=now)
-        read, size = read + 1, size + len(raw.raw)
+    for item in items:
+        read, size = read + 1, size + _size_of(item)
         if isinstance(item, Rejected):
             rejected[item.reason] += 1
+        elif isinstance(item, Erased):
+            erased += 1
+            to_blank += [item.line] if item.in_copy else []
         if kept is not None:
             kept.append(item)
             if len(kept) > KEPT_RECORDS or size > KEPT_BYTES:
                 kept = None
-    return Judged(read, rejected, kept)
+    return Judged(read, erased, to_blank, rejected, kept)
 
 
-def _write(
-    documents: Documents,
-    drop: Claimed,
-    parsed: Iterable[Item],
-    lease: Lease,
-    progress: Progress,
-) -> Counts:
-    documents.quarantine.clear(drop.sha256)
-    known: set[str] = set()
+def _write(intake: Intake, entry: Entry, items: Iterable[Item]) -> Counts:
+    """Write what is valid, quarantine what is not, accept the drop: each batch whole, the last one together with the verdict."""
+    stored = intake.documents.records.lines_of(entry.id) if entry.was_accepted else set()
     counts = Counts()
-    for batch in _batches(parsed):
-        lease.check()
-        valid = [item for item in batch if isinstance(item, dict)]
+    waiting: list[Item] = []
+    for batch in read_ahead(_batches(items, _size_of)):
+        if waiting:
+            counts = intake.lease.transaction(partial(_batch_written, intake, entry, waiting, stored, counts))
+            intake.pipeline.progress(f"{STAGE} {entry.name}", counts.read)
+        _discover_campaigns(intake, batch)
+        waiting = batch
+
+    def last(session: ClientSession) -> Counts:
+        final = _batch_written(intake, entry, waiting, stored, counts, session)
+        intake.documents.quarantine.clear(entry.id, judged_before=intake.run_id, session=session)
+        _accepted(intake, entry, final, "accepted", session)
+        return final
+
+    return intake.lease.transaction(last)
+
+
+def _batch_written(
+    intake: Intake, entry: Entry, batch: list[Item], stored: set[int], before: Counts, session: ClientSession
+) -> Counts:
+    """Write one batch; return the counts up to its end. A line whose record is stored already stays accepted, whatever it is now."""
+    documents = intake.documents
+    fresh = [item for item in batch if _line_of(item) not in stored]
+    valid = [item for item in fresh if isinstance(item, dict)]
+    rejected = [item for item in fresh if isinstance(item, Rejected)]
+    accepted, duplicate = len(batch) - len(fresh), 0
+    if valid:
+        inserted = documents.records.insert(valid, session=session)
+        accepted, duplicate = accepted + inserted.accepted, inserted.duplicate
+        rejected += [_conflicting(valid[found.index], found.existing_line) for found in inserted.conflicts]
+    _put(intake, entry, rejected, session)
+    return Counts(
+        read=before.read + len(batch),
+        accepted=before.accepted + accepted,
+        duplicate=before.duplicate + duplicate,
+        quarantined=before.quarantined + len(rejected),
+        erased=before.erased + sum(isinstance(item, Erased) for item in fresh),
+    )
+
+
+def _discover_campaigns(intake: Intake, batch: list[Item]) -> None:
+    found = {item["campaign_id"] for item in batch if isinstance(item, dict) and "campaign_id" in item} - intake.campaigns
+    if found:
+        intake.lease.check()
+        intake.documents.catalog.discover_campaigns(sorted(found))
+        intake.campaigns.update(found)
+
+
+def _quarantine(intake: Intake, entry: Entry, items: Iterable[Item]) -> None:
+    """Keep the lines that do not validate of a drop that is about to be held."""
+    for batch in _batches(items, _size_of):
         rejected = [item for item in batch if isinstance(item, Rejected)]
-        campaigns = {item["campaign_id"] for item in valid if "campaign_id" in item} - known
-        documents.catalog.discover_campaigns(sorted(campaigns))
-        known |= campaigns
-        inserted = documents.records.insert(valid) if valid else None
-        if inserted:
-            rejected += [_conflicting(valid[conflict.index], conflict.existing_line) for conflict in inserted.conflicts]
-        documents.quarantine.put(drop.sha256, rejected)
-        counts = Counts(
-            read=counts.read + len(batch),
-            accepted=counts.accepted + (inserted.accepted if inserted else 0),
-            duplicate=counts.duplicate + (inserted.duplicate if inserted else 0),
-            quarantined=counts.quarantined + len(rejected),
-        )
-        progress(drop.name, counts.read)
-    return counts
+        intake.lease.transaction(partial(_put, intake, entry, rejected))
 
 
-def _quarantine(documents: Documents, drop: Claimed, parsed: Iterable[Item], lease: Lease) -> None:
-    documents.quarantine.clear(drop.sha256)
-    for batch in _batches(parsed):
-        lease.check()
-        documents.quarantine.put(drop.sha256, [item for item in batch if isinstance(item, Rejected)])
+def _put(intake: Intake, entry: Entry, rejected: list[Rejected], session: ClientSession) -> None:
+    intake.documents.quarantine.put(entry.id, rejected, judged=intake.run_id, session=session)
 
 
-def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:
+def _batches(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
     """Bounded in number and, as a record may have up to 1 MiB, in bytes."""
-    batch: list[Item] = []
+    batch: list[T] = []
     size = 0
     for item in items:
         batch.append(item)
-        size += len(item.raw) if isinstance(item, Rejected) else len(item.get("message", "")) + _size(item.get("attributes"))
+        size += size_of(item)
         if len(batch) == BATCH or size > BATCH_BYTES:
             yield batch
             batch, size = [], 0
@@ -229,8 +295,18 @@ def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:
         yield batch
 
 
-def _size(attributes: dict[str, Any] | None) -> int:
-    return len(orjson.dumps(attributes)) if attributes else 0
+def _size_of(item: Item) -> int:
+    if isinstance(item, Erased):
+        return 0
+    if isinstance(item, Rejected):
+        return len(item.raw)
+    attributes = item.get("attributes")
+    return len(item.get("message", "")) + (len(orjson.dumps(attributes)) if attributes else 0)
+
+
+def _line_of(item: Item) -> int:
+    line: int = item["line"] if isinstance(item, dict) else item.line
+    return line
 
 
 def _conflicting(document: dict[str, Any], existing_line: int) -> Rejected:
@@ -246,6 +322,68 @@ def _raw_of(document: dict[str, Any]) -> bytes:
     return orjson.dumps({"message_id": document["_id"], **{key: value for key, value in document.items() if key not in ours}})
 
 
-def _hold(documents: Documents, entry: Entry, hold: Hold, counts: Counts, run_id: str) -> None:
-    documents.ledger.hold(entry.id, reason=hold.reason, detail=hold.detail, counts=counts, run_id=run_id)
+def _blank(intake: Intake, entry: Entry, lines: Sequence[int]) -> None:
+    """Take the records of erased people out of our copy too."""
+    if not lines:
+        return
+    intake.lease.check()
+    try:
+        with blanked(intake.copy_of(entry), entry.name, lines) as sha256:
+            intake.documents.ledger.add_alias(entry.id, sha256)
+    except OSError as error:
+        raise StoreRefused(
+            f"cannot write our copy of {entry.name} anew: {error.strerror}",
+            hint="Make room and leave to write under PERSONA_HOME, then run again.",
+        ) from error
+
+
+def _keep_out(intake: Intake, entry: Entry, hold: Hold, counts: Counts) -> Counts:
+    """Hold the drop, unless it was accepted before."""
+    if entry.was_accepted:
+        return _stay_accepted(intake, entry, hold.reason)
+    documents = intake.documents
+
+    def remove(session: ClientSession) -> int:
+        return documents.records.remove_drop(entry.id, limit=BATCH, session=session)
+
+    while intake.lease.transaction(remove):  # what a run that crashed had written: a held drop claims no ids
+        pass
+
+    def work(session: ClientSession) -> None:
+        documents.quarantine.clear(entry.id, judged_before=intake.run_id, session=session)
+        documents.ledger.hold(
+            entry.id, reason=hold.reason, detail=hold.detail, counts=counts, run_id=intake.run_id, session=session
+        )
+
+    intake.lease.transaction(work)
     log.warning("drop_held", drop=entry.id[:12], drop_name=entry.name, reason=hold.reason)
+    return counts
+
+
+def _without_copy(intake: Intake, entry: Entry) -> None:
+    """Our copy was lost, say with the disk: the file, if it is still there, is claimed by the next run; else the drop is held."""
+    ledger = intake.documents.ledger
+    log.warning("claimed_copy_missing", drop=entry.id[:12], drop_name=entry.name)
+    file_was_there = ledger.in_a_file([entry.id])
+    ledger.forget_files(entry.id)
+    if entry.was_accepted or not file_was_there:
+        _keep_out(
+            intake, entry, Hold(Reason.CRASHED_RUN, "Our copy of it was lost, and its file is gone: hand it in again."), Counts()
+        )
+
+
+def _stay_accepted(intake: Intake, entry: Entry, why: str) -> Counts:
+    """What was accepted stays accepted where the drop cannot be read again; counts follow what runs that crashed meanwhile had done."""
+    documents = intake.documents
+    log.warning("drop_not_readable_again", drop=entry.id[:12], drop_name=entry.name, reason=why)
+    documents.quarantine.remove(entry.id, documents.records.lines_of(entry.id))
+    accepted, quarantined = documents.records.count([entry.id]), documents.quarantine.count([entry.id])
+    duplicate = entry.counts.read - entry.counts.erased - accepted - quarantined
+    counts = replace(entry.counts, accepted=accepted, quarantined=quarantined, duplicate=duplicate)
+    what = f"stays accepted, could not be read again: {why}"
+    intake.lease.transaction(lambda session: _accepted(intake, entry, counts, what, session))
+    return counts
+
+
+def _accepted(intake: Intake, entry: Entry, counts: Counts, what: str, session: ClientSession) -> None:
+    intake.documents.ledger.accept(entry.id, counts=counts, sinks=DROP_SINKS, run_id=intake.run_id, what=what, session=session)

@@ -22,6 +22,7 @@ class Hold:
 def judge(read: int, rejected: Mapping[Reason, int], *, reject_share: float) -> Hold | None:
     """Hold a drop of which more than `reject_share` does not validate; the same counts always get the same verdict.
 
+    `read` leaves out the records of erased people: they say nothing about the file.
     So many bad lines mean that the file is not what it says it is, and what did validate of it is not to be trusted either.
     """
     bad = sum(rejected.values())
@@ -37,8 +38,5 @@ def judge_attempts(crashes: int) -> Hold | None:
     """Hold a drop during which runs have crashed again and again, so that its neighbours go on."""
     if crashes < MAX_CRASHES:
         return None
-    detail = (
-        f"{crashes} runs ended abruptly while they read this drop; mend it and drop it again, or materialise raw_conversations "
-        "with its hash under `drops`, and `reapply`."
-    )
+    detail = f"{crashes} runs ended abruptly while they read this drop; the log of those runs says why."
     return Hold(Reason.CRASHED_RUN, detail)

@@ -35,9 +35,15 @@ class RawRecord:
 
     line: int
     offset: int
+    """Of its first byte in the decompressed file."""
     raw: bytes
-    oversized: bool = False
-    """Larger than a record may be; `raw` is its beginning."""
+    length: int
+    """How many bytes of the decompressed file it takes, white space around it apart."""
+
+    @property
+    def oversized(self) -> bool:
+        """Larger than a record may be; `raw` is its beginning."""
+        return self.length > MAX_RECORD_BYTES
 
 
 class DropFault(Exception):
@@ -123,29 +129,47 @@ def _without_mark(chunks: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
         yield at, body
 
 
+class _Held:
+    """The record at hand, gathered piece by piece; its memory is bounded however long the record is."""
+
+    def __init__(self) -> None:
+        self._raw = bytearray()
+        self._start = 0
+        self._length = 0
+
+    def take(self, offset: int, piece: bytes) -> None:
+        """Add the bytes that stand at `offset`; white space before the record is passed over."""
+        if not self._length:
+            size, piece = len(piece), piece.lstrip(WHITESPACE)
+            offset += size - len(piece)
+            self._start = offset
+        if content := len(piece.rstrip(WHITESPACE)):
+            self._length = offset + content - self._start
+        if (room := MAX_RECORD_BYTES - len(self._raw)) > 0 and self._length <= MAX_RECORD_BYTES:
+            self._raw += piece[:room]
+
+    def cut(self, line: int) -> RawRecord | None:
+        """The record, now that it has ended; None where there was nothing but white space."""
+        length = self._length
+        raw = bytes(self._raw[: length if length <= MAX_RECORD_BYTES else KEPT_BYTES])
+        self._raw.clear()
+        self._length = 0
+        return RawRecord(line, self._start, raw, length) if length else None
+
+
 def _lines(stream: _Stream) -> Iterator[RawRecord]:
-    line, start, held = 0, 0, b""
-    oversized = False
+    held, line = _Held(), 0
     for offset, chunk in stream:
-        pieces = chunk.split(b"\n")
-        for last, piece in ((index == len(pieces) - 1, piece) for index, piece in enumerate(pieces)):
-            offset += len(piece)
-            if not held:
-                held = piece.lstrip(WHITESPACE)
-                start = offset - len(held)
-            elif not oversized:
-                held += piece
-            if len(held) > MAX_RECORD_BYTES:
-                oversized, held = True, held[:KEPT_BYTES]
-            if last:
-                break
+        *ended, rest = chunk.split(b"\n")
+        for piece in ended:
             line += 1
-            if held:
-                yield RawRecord(line, start, held.rstrip(WHITESPACE), oversized)
-            offset += 1
-            held, oversized = b"", False
-    if held:
-        yield RawRecord(line + 1, start, held.rstrip(WHITESPACE), oversized)
+            held.take(offset, piece)
+            offset += len(piece) + 1
+            if record := held.cut(line):
+                yield record
+        held.take(offset, rest)
+    if record := held.cut(line + 1):
+        yield record
 
 
 def _document(stream: _Stream) -> Iterator[RawRecord]:
@@ -157,16 +181,16 @@ def _document(stream: _Stream) -> Iterator[RawRecord]:
     if body[:1] == b"[":
         yield from _elements(offset + 1, body[1:], chunks)
     else:
-        yield _one_value(offset, body, chunks)
+        yield from _one_value(offset, body, chunks)
 
 
-def _one_value(offset: int, body: bytes, chunks: Iterator[tuple[int, bytes]]) -> RawRecord:
-    oversized = len(body) > MAX_RECORD_BYTES
-    for _, chunk in chunks:
-        if not oversized:
-            body += chunk
-            oversized = len(body) > MAX_RECORD_BYTES
-    return RawRecord(1, offset, body[:KEPT_BYTES] if oversized else body.strip(WHITESPACE), oversized)
+def _one_value(offset: int, body: bytes, chunks: Iterator[tuple[int, bytes]]) -> Iterator[RawRecord]:
+    held = _Held()
+    held.take(offset, body)
+    for at, chunk in chunks:
+        held.take(at, chunk)
+    if record := held.cut(1):
+        yield record
 
 
 def _elements(offset: int, first: bytes, chunks: Iterator[tuple[int, bytes]]) -> Iterator[RawRecord]:
@@ -181,9 +205,7 @@ def _elements(offset: int, first: bytes, chunks: Iterator[tuple[int, bytes]]) ->
 class _Cutter:
     def __init__(self, offset: int) -> None:
         self._offset = offset  # of the byte behind everything fed so far
-        self._start = offset  # of the element at hand
-        self._held = bytearray()
-        self._oversized = False
+        self._held = _Held()
         self._depth = 1
         self._in_string = False
         self._escaped = False
@@ -218,20 +240,19 @@ class _Cutter:
                 if self._depth == 0:
                     if token == b"}":
                         raise DropFault(Reason.INVALID_JSON, "The array is closed by a brace: it was cut or edited by hand.")
-                    self._take(chunk[begin : position - 1])
+                    self._held.take(self._offset + begin, chunk[begin : position - 1])
                     record = self._cut(last=True)
                     if record:
                         yield record
                     begin = position
             elif self._depth == 1:
-                self._take(chunk[begin : position - 1])
+                self._held.take(self._offset + begin, chunk[begin : position - 1])
                 record = self._cut(last=False)
                 if record:
                     yield record
                 begin = position
-                self._start = self._offset + position
         if self._depth:
-            self._take(chunk[begin:])
+            self._held.take(self._offset + begin, chunk[begin:])
         self._offset += end
 
     def finish(self) -> None:
@@ -239,26 +260,11 @@ class _Cutter:
         if self._depth:
             raise DropFault(Reason.INVALID_JSON, "The array is not closed: the file was cut off, or is still being written.")
 
-    def _take(self, piece: bytes) -> None:
-        if self._oversized:
-            return
-        if not self._held:
-            length, piece = len(piece), piece.lstrip(WHITESPACE)
-            self._start += length - len(piece)
-        self._held += piece
-        if len(self._held) > MAX_RECORD_BYTES:
-            self._oversized = True
-            del self._held[KEPT_BYTES:]
-
     def _cut(self, *, last: bool) -> RawRecord | None:
-        body = bytes(self._held) if self._oversized else bytes(self._held.rstrip(WHITESPACE))
-        start, oversized, expected = self._start, self._oversized, self._after_comma or not last
-        self._held.clear()
-        self._oversized = False
+        record = self._held.cut(self._line + 1)
+        if record:
+            self._line += 1
+        elif self._after_comma or not last:
+            raise DropFault(Reason.INVALID_JSON, f"A comma without a value after record {self._line}: remove it.")
         self._after_comma = not last
-        if not body:
-            if expected:
-                raise DropFault(Reason.INVALID_JSON, f"A comma without a value after record {self._line}: remove it.")
-            return None
-        self._line += 1
-        return RawRecord(self._line, start, body, oversized)
+        return record

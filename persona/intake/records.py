@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import math
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -26,6 +29,20 @@ MAX_MESSAGE = 100_000
 FUTURE_TOLERANCE = timedelta(days=1)
 BIG_INTEGER = re.compile(rb"[0-9]{19}")
 INT64 = range(-(2**63), 2**63)
+ERASED_RECORD = b'{"persona":"erased"}'
+"""What stands in a claimed copy where the record of an erased person stood."""
+BETWEEN_QUOTES = re.compile(rb'(?:[^"\\]|\\.)*', re.DOTALL)
+INTEGER_TOKEN = re.compile(rb'[:,\[{]\s*(-?[0-9]+)\s*(?=[,}\]"]|$)')
+SHORT_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
+ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
+
+
+class BigInteger(str):
+    """The digits of an integer beyond 64 bits, which no store keeps as a number."""
+
+
+def _big_integer_as_float(value: Any) -> Any:
+    return float(value) if isinstance(value, BigInteger) else value
 
 
 def _integer_as_text(value: Any) -> Any:
@@ -60,15 +77,65 @@ class Record(BaseModel):
     intent: Name | None = None
     channel: Annotated[Name, BeforeValidator(_lowercase)] | None = None
     event: Annotated[Event, BeforeValidator(_lowercase)] | None = None
-    value: Annotated[float, Field(strict=True, allow_inf_nan=False)] | None = None
+    value: Annotated[float, BeforeValidator(_big_integer_as_float), Field(strict=True, allow_inf_nan=False)] | None = None
 
 
-def to_document(raw: RawRecord, *, drop: str, now: datetime) -> dict[str, Any] | Rejected:
-    """The document of a valid record, ready to insert; or the line with the reason why it is kept out."""
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """A record that is counted and not kept: its person was erased."""
+
+    line: int
+    in_copy: bool = False
+    """Whether it still stands in our copy of the drop, as it came."""
+
+
+def to_document(raw: RawRecord, *, drop: str, now: datetime) -> dict[str, Any] | Rejected | Erased:
+    """The document of a valid record, ready to insert; or the line with the reason why it is kept out; or that it was erased."""
+    if raw.raw == ERASED_RECORD:
+        return Erased(raw.line)
     try:
         return _document(raw, drop, now)
     except _Refusal as refusal:
         return Rejected(line=raw.line, offset=raw.offset, reason=refusal.reason, detail=refusal.detail, raw=raw.raw)
+
+
+def whose(raw: bytes) -> set[str]:
+    """The ids of those whose record this line may be: its `user_id`; of one that is no JSON object, `names_in` it."""
+    try:
+        fields = _parsed(raw)
+    except _Refusal:
+        return names_in(raw)
+    if not isinstance(fields, dict):
+        return names_in(raw)
+    user_id = _integer_as_text(fields.get("user_id"))
+    return {user_id.encode("utf-8", "replace").decode().strip()} if isinstance(user_id, str) else set()
+
+
+def names_in(raw: bytes) -> set[str]:
+    """Every string (unescaped, trimmed) and every integer of a line that does not parse: one of them may be its `user_id`.
+
+    What stands between any two quotes counts, escaped ones included: a missing quote or a stray backslash turns strings inside out.
+    """
+    pieces = {*_between_quotes(raw), *(piece.rstrip(b"\\") for piece in raw.split(b'"'))}
+    integers = {found.group(1).decode() for found in INTEGER_TOKEN.finditer(raw)}
+    return {_unescaped(piece).strip() for piece in pieces} | integers
+
+
+def _between_quotes(raw: bytes) -> Iterator[bytes]:
+    position = 0
+    while found := BETWEEN_QUOTES.match(raw, position):
+        yield found.group()
+        position = found.end() + 1
+        if position > len(raw):
+            return
+
+
+def _unescaped(piece: bytes) -> str:
+    text = piece.decode("utf-8", "replace")
+    if "\\" not in text:
+        return text
+    text = ESCAPE.sub(lambda found: chr(int(found[1], 16)) if found[1] else SHORT_ESCAPES.get(found[2], found[2]), text)
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # joins the halves of surrogate pairs
 
 
 class _Refusal(Exception):
@@ -126,7 +193,7 @@ def _document(raw: RawRecord, drop: str, now: datetime) -> dict[str, Any]:
 def _parsed(raw: bytes) -> Any:
     try:
         if BIG_INTEGER.search(raw):
-            return json.loads(raw.decode("utf-8"), parse_int=_integer, parse_constant=_no_constant)
+            return json.loads(raw.decode("utf-8"), parse_int=_integer, parse_float=_float, parse_constant=_no_constant)
         return orjson.loads(raw)
     except UnicodeDecodeError:
         raise _Refusal(Reason.INVALID_ENCODING, "The record is not valid UTF-8.") from None
@@ -151,7 +218,13 @@ def _syntax_refusal(raw: bytes, error: ValueError) -> _Refusal:
 
 def _integer(digits: str) -> int | str:
     # Python refuses to convert thousands of digits; 20 are beyond 64 bits whatever they are
-    return digits if len(digits) > 20 or (number := int(digits)) not in INT64 else number
+    return BigInteger(digits) if len(digits) > 20 or (number := int(digits)) not in INT64 else number
+
+
+def _float(digits: str) -> float:
+    if math.isinf(number := float(digits)):
+        raise ValueError("a number beyond what a double holds")
+    return number
 
 
 def _no_constant(name: str) -> Any:

@@ -70,7 +70,7 @@ class Mongod(Server):
         return self._spec(
             _executable("fiftyone/db/bin/mongod", "mongod"),
             "--dbpath", self.data, "--port", str(self.port), "--bind_ip", LOOPBACK, "--nounixsocket", "--quiet",
-            "--replSet", self._REPLICA_SET, "--keyFile", key_file, "--oplogSize", "64", "--wiredTigerCacheSizeGB", "0.25",
+            "--replSet", self._REPLICA_SET, "--keyFile", key_file, "--oplogSize", "64", "--wiredTigerCacheSizeGB", "0.5",
             "--setParameter", "diagnosticDataCollectionEnabled=false",
         )  # fmt: skip
 

@@ -5,14 +5,18 @@ set are started. How a server is started is in `servers`, how it is kept alive i
 """
 
 import json
+import os
 import secrets
 import shutil
+import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
 import structlog
 
 from persona.errors import PersonaError
@@ -20,12 +24,15 @@ from persona.local.group import Group, tail
 from persona.local.processes import (
     ProcessSpec,
     State,
+    end,
     free_port,
+    markers,
     port_is_free,
     read_json,
     write_private,
 )
 from persona.local.servers import SERVERS, NotReady, Server
+from persona.local.supervisor import GRACE_SECONDS
 from persona.settings import Settings, StoreName
 
 log = structlog.get_logger(__name__)
@@ -33,6 +40,7 @@ log = structlog.get_logger(__name__)
 Progress = Callable[[str], None]
 
 _READY_SECONDS = 120
+READY = "ready"
 # A second death in a row is no accident: say so instead of waiting the whole deadline.
 _DEATHS_TO_GIVE_UP = 2
 
@@ -97,6 +105,54 @@ def wipe_stores(settings: Settings) -> None:
             path.unlink(missing_ok=True)
 
 
+@contextmanager
+def spare_server(settings: Settings, name: StoreName) -> Iterator[dict[str, str]]:
+    """Another, empty server of this kind for the time of the block; yields its addresses, named as in `Settings.addresses`.
+
+    When the block ends well, its data waits for `renew_stores` to take the place of the running server's.
+    """
+    running = next(server for server in _servers(settings, supervised=True) if server.name == name)
+    data, ready = _beside(running.data, "spare"), _beside(running.data, READY)
+    for leftover in (data, ready):
+        shutil.rmtree(leftover, ignore_errors=True)
+    data.mkdir(mode=0o700)
+    spare = replace(running, data=data, port=free_port())
+    spec = spare.spec()
+    with open(spec.log, "ab") as log_file:
+        process = subprocess.Popen(
+            spec.argv, cwd=spec.cwd, env={**os.environ, **spec.env, **markers(_stores(settings).run_dir)},
+            stdin=subprocess.DEVNULL, stdout=log_file, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    try:
+        _await_spare(process, spare)
+        yield spare.addresses()
+    finally:
+        end([psutil.Process(process.pid)], grace=GRACE_SECONDS)
+        process.wait()
+    data.rename(ready)
+
+
+def renew_stores(settings: Settings, *, empty: Collection[StoreName]) -> None:
+    """Stop the stores, give each the data of its spare server, or none if it is one of `empty`; forget their logs; start them."""
+    group = _stores(settings)
+    with group.exclusively():
+        group.stop()
+        for server in SERVERS:
+            data = _data(settings, server)
+            ready, outdated = _beside(data, READY), _beside(data, "outdated")
+            if ready.exists() or server.name in empty:
+                shutil.rmtree(outdated, ignore_errors=True)
+                if data.exists():
+                    data.rename(outdated)
+            if ready.exists():
+                ready.rename(data)
+            shutil.rmtree(outdated, ignore_errors=True)
+            if server.name in settings.uses_local_servers:
+                for log_file in (settings.home / "logs").glob(f"{server.name}.log*"):
+                    log_file.unlink()
+    start_stores(settings)
+
+
 def stores_status(settings: Settings) -> dict[StoreName, ProcessStatus]:
     """How each of the four servers is, without asking it: `external` where a URL is set."""
     children = _stores(settings).children()
@@ -147,6 +203,12 @@ def services_status(settings: Settings) -> dict[str, ProcessStatus]:
     }
 
 
+def running_services(settings: Settings) -> list[ProcessSpec]:
+    """What `start_services` needs to start again the services that run now; empty if none does."""
+    group = _services(settings)
+    return group.specs() if group.is_supervised() else []
+
+
 def service_port(settings: Settings, name: str, preferred: int) -> int:
     """The port for a service: the one it has, while it runs and prefers the same; else the preferred one or the next free.
 
@@ -174,6 +236,24 @@ def _services(settings: Settings) -> Group:
 
 def _data(settings: Settings, server: type[Server]) -> Path:
     return settings.home / "stores" / server.name
+
+
+def _beside(data: Path, suffix: str) -> Path:
+    return data.with_name(f"{data.name}.{suffix}")
+
+
+def _await_spare(process: subprocess.Popen[bytes], spare: Server) -> None:
+    deadline = time.monotonic() + _READY_SECONDS
+    while True:
+        try:
+            return spare.make_ready()
+        except NotReady as error:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise PersonaError(
+                    f"a second {spare.name} could not start: {error}. The end of its log:\n{tail(spare.log)}",
+                    hint="Look at the disk's space: for a while there are two copies.",
+                ) from error
+            time.sleep(0.05)
 
 
 def _kept_file(settings: Settings) -> Path:
@@ -204,6 +284,8 @@ def _servers(settings: Settings, *, supervised: bool) -> list[Server]:
             taken, mine["port"] = mine["port"], free_port()
             log.warning("port taken by another program, moving", store=server.name, port=taken, new_port=mine["port"])
         data = _data(settings, server)
+        if not data.exists() and (ready := _beside(data, READY)).exists():  # cut off between the two renames of `renew_stores`
+            ready.rename(data)
         try:
             data.mkdir(exist_ok=True, mode=0o700)
         except OSError as error:

@@ -9,7 +9,7 @@ from functools import cached_property, partial
 
 import structlog
 
-from persona.errors import NotFound, PersonaError, StoreRefused, StoreUnavailable
+from persona.errors import LeaseLost, NotFound, PersonaError, StoreRefused, StoreUnavailable
 from persona.pipeline.lease import Lease, lease
 from persona.pipeline.stages import CATALOG_SINKS, CODE_VERSIONS, UPSTREAM
 from persona.settings import Settings
@@ -60,6 +60,24 @@ class Batch:
             self.lease.check()
             yield list(items[start : start + size])
 
+    @contextmanager
+    def overtakable(self, amend: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Around writes to a store that cannot be fenced: raise `LeaseLost` where the lease is lost by their end, however they end.
+
+        Before, `amend` puts right what the next run would not, and the batch is let wait for the stage again.
+        """
+        try:
+            yield
+        finally:
+            try:
+                self.lease.check()
+            except LeaseLost:
+                try:
+                    amend()
+                finally:
+                    self.documents.ledger.reopen([self.stage], entries=[entry.id for entry in self.entries])
+                raise
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -87,9 +105,10 @@ class Pipeline:
     """Called with a stage's name and how many records it has written."""
 
     @contextmanager
-    def lease(self, run_id: str, purpose: str) -> Iterator[Lease]:
-        """Hold the pipeline's lease for the time of the block."""
-        seconds, wait = self.settings.lease_seconds, self.settings.lease_wait_seconds
+    def lease(self, run_id: str, purpose: str, *, wait_seconds: float | None = None) -> Iterator[Lease]:
+        """Hold the pipeline's lease for the time of the block; wait for it as long as the settings say, or as long as said here."""
+        seconds = self.settings.lease_seconds
+        wait = self.settings.lease_wait_seconds if wait_seconds is None else wait_seconds
         with lease(self.documents, run_id=run_id, purpose=purpose, seconds=seconds, wait_seconds=wait) as held:
             yield held
 
@@ -169,7 +188,7 @@ class Pipeline:
         ids = [entry.id for entry in batch.entries]
         batch.lease.transaction(
             lambda session: self.documents.ledger.mark(
-                stage, ids, run_id=batch.run_id, code_version=CODE_VERSIONS[stage], session=session
+                stage, ids, run_id=batch.run_id, token=batch.lease.token, code_version=CODE_VERSIONS[stage], session=session
             )
         )
 

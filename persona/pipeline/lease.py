@@ -15,9 +15,10 @@ import psutil
 import structlog
 from pymongo.client_session import ClientSession
 
-from persona.errors import Busy, LeaseLost, PersonaError
+from persona.errors import Busy, PersonaError
 from persona.stores.documents import Documents
 from persona.stores.documents.leases import Holder
+from persona.stores.fencing import lease_lost
 
 T = TypeVar("T")
 POLL_SECONDS = 0.5
@@ -27,24 +28,26 @@ log = structlog.get_logger()
 class Lease:
     """The lease as its holder sees it."""
 
-    def __init__(self, documents: Documents, token: int) -> None:
+    def __init__(self, documents: Documents, token: int, *, seconds: float, session: ClientSession) -> None:
         self._documents = documents
+        self._seconds = seconds
+        self._session = session
         self.token = token
 
     def check(self) -> None:
         """Raise `LeaseLost` unless the lease is in force; called before every batch that writes."""
         if not self._documents.leases.holds(self.token):
-            raise _lost()
+            raise lease_lost()
 
     def transaction(self, work: Callable[[ClientSession], T]) -> T:
         """Run `work` in a transaction that fails with `LeaseLost` if the lease is lost before it commits."""
 
         def fenced(session: ClientSession) -> T:
-            if not self._documents.leases.fence(self.token, session=session):
-                raise _lost()
+            if not self._documents.leases.fence(self.token, seconds=self._seconds, session=session):
+                raise lease_lost()
             return work(session)
 
-        return self._documents.transaction(fenced)
+        return self._documents.transaction(fenced, session=self._session)
 
 
 @contextmanager
@@ -53,16 +56,17 @@ def lease(documents: Documents, *, run_id: str, purpose: str, seconds: float, wa
 
     Raises `Busy`, naming the holder, when it is not to be had within `wait_seconds`.
     """
-    token = _acquire(documents, run_id=run_id, purpose=purpose, seconds=seconds, wait_seconds=wait_seconds)
-    ended = threading.Event()
-    heartbeat = threading.Thread(target=_renew, args=(documents, token, seconds, ended), name="lease-heartbeat", daemon=True)
-    heartbeat.start()
-    try:
-        yield Lease(documents, token)
-    finally:
-        ended.set()
-        heartbeat.join()
-        documents.leases.release(token)
+    with documents.session() as session:
+        token = _acquire(documents, session, run_id=run_id, purpose=purpose, seconds=seconds, wait_seconds=wait_seconds)
+        ended = threading.Event()
+        heartbeat = threading.Thread(target=_renew, args=(documents, token, seconds, ended), name="lease-heartbeat", daemon=True)
+        heartbeat.start()
+        try:
+            yield Lease(documents, token, seconds=seconds, session=session)
+        finally:
+            ended.set()
+            heartbeat.join()
+            documents.leases.release(token)
 
 
 def process_is_gone(holder: Holder) -> bool:
@@ -80,7 +84,9 @@ def has_ended(*, host: str, pid: int, started: float) -> bool:
         return True
 
 
-def _acquire(documents: Documents, *, run_id: str, purpose: str, seconds: float, wait_seconds: float) -> int:
+def _acquire(
+    documents: Documents, session: ClientSession, *, run_id: str, purpose: str, seconds: float, wait_seconds: float
+) -> int:
     me = {
         "run_id": run_id, "purpose": purpose, "host": socket.gethostname(), "pid": os.getpid(),
         "process_started": psutil.Process().create_time(),
@@ -89,7 +95,7 @@ def _acquire(documents: Documents, *, run_id: str, purpose: str, seconds: float,
     while True:
         holder = documents.leases.holder()
         gone = holder.token if holder and process_is_gone(holder) else None
-        token = documents.leases.acquire(me, seconds=seconds, instead_of=gone)
+        token = documents.leases.acquire(me, seconds=seconds, session=session.session_id, instead_of=gone)
         if token is not None:
             return token
         if time.monotonic() >= deadline:
@@ -107,9 +113,3 @@ def _renew(documents: Documents, token: int, seconds: float, ended: threading.Ev
                 return
         except PersonaError as error:  # the next beat may get through; if none does, the check before the next batch fails
             log.warning("lease_not_renewed", error=error.message)
-
-
-def _lost() -> LeaseLost:
-    return LeaseLost(
-        "this run lost its lease to another", hint="Nothing is lost: what it had not marked is applied by the next run."
-    )

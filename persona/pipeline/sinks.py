@@ -3,20 +3,26 @@
 The computing is in `projections` and `language`, the queries are in `stores`; here is only the order.
 """
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Set
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import groupby, islice
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, groupby, islice
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
+from pymongo.client_session import ClientSession
 
 from persona.language import intents
 from persona.language.encoder import Encoder
 from persona.pipeline.draining import Batch
+from persona.pipeline.reading import read_ahead
 from persona.projections.conversations import conversations_of, profile_of
 from persona.projections.engagements import engagement_of, expressed_intents, fact_of
-from persona.schemas import Conversation, IntentDefinition, UserProfile, Vectors
+from persona.schemas import Conversation, IntentDefinition, UserProfile, Vector, Vectors
+from persona.stores.documents import Documents
 from persona.stores.documents.embeddings import text_hash
 from persona.stores.graph import Graph
 from persona.stores.vectors import VectorStore
@@ -24,14 +30,20 @@ from persona.stores.warehouse import Warehouse
 
 TEXTS = 4_096
 USERS = 1_000
+READERS_LEAVE_SECONDS = 5.0
+"""Serving looks every second which collections are in use; then the questions that are under way have to end."""
 FACTS = 10_000
 
 
 def embed(batch: Batch, encoder: Encoder) -> None:
     """Give every distinct text of the batch a vector: messages, campaigns, examples of intents. Shortest first, each once."""
     stored = batch.documents.embeddings
-    stored.agree_on(encoder.fingerprint, encoder.dimension)
     texts = _texts(batch)
+    first = next(texts, None)
+    if first is None:  # not even the model is needed, and it takes seconds to load
+        return
+    stored.agree_on(encoder.fingerprint, encoder.dimension)
+    texts = chain([first], texts)
     with ThreadPoolExecutor(1, thread_name_prefix="embeddings-writer") as writer:
         written: Future[None] | None = None
         while chunk := dict(islice(texts, TEXTS)):
@@ -41,7 +53,7 @@ def embed(batch: Batch, encoder: Encoder) -> None:
             if written:
                 written.result()
             batch.lease.check()
-            written = writer.submit(stored.put, list(missing), vectors, model=encoder.fingerprint)
+            written = writer.submit(_keep, batch, list(missing), vectors, encoder.fingerprint)
             batch.records += len(missing)
             batch.progress(batch.records)
         if written:
@@ -51,97 +63,184 @@ def embed(batch: Batch, encoder: Encoder) -> None:
 def label(batch: Batch, *, threshold: float) -> None:
     """Infer the intent of every text of the batch from its vector; of every stored text where the catalog or the method changed."""
     stored = batch.documents.embeddings
-    definitions = batch.documents.catalog.intents()
-    model = stored.model()
-    if not definitions or model is None:
+    labeller = labeller_of(batch.documents, threshold=threshold)
+    if labeller is None:  # no catalog yet, or one that came in after this batch was embedded: on its turn every text is labelled
         return
-    examples = _example_vectors(batch, definitions)
-    if examples is None:  # a catalog that came in after this batch was embedded; on its turn every text is labelled anew
-        return
-    version = intents.version(definitions, model[0], threshold)
-    classifier = intents.NearestExamples.fit(examples, threshold=threshold)
-    changed = stored.label_version() != version
+    changed = stored.label_version() != labeller.version
     hashes = (key for key, _ in stored.scan()) if changed else batch.documents.records.text_hashes_of(batch.drops)
     while chunk := list(islice(hashes, TEXTS)):
         batch.lease.check()
-        vectors = stored.get(set(chunk) - stored.labelled(chunk, version=version))
-        if not vectors:
-            continue
-        guesses = classifier.classify(np.stack(list(vectors.values())))
-        labels = {key: (guess.intent, guess.score) if guess else (None, 0.0) for key, guess in zip(vectors, guesses, strict=True)}
-        stored.put_labels(labels, version=version)
-        batch.records += len(labels)
+        vectors = stored.get(set(chunk) - stored.labelled(chunk, version=labeller.version))
+        batch.records += batch.lease.transaction(partial(labeller.put_labels, batch.documents, vectors))
         batch.progress(batch.records)
     if changed:
         batch.documents.ledger.reopen(["neo4j_graph"], kinds=["drop"])
-        stored.set_label_version(version)
+        stored.set_label_version(labeller.version)
 
 
 def index_vectors(batch: Batch, vectors: VectorStore) -> None:
     """Bring users, conversations and campaigns in Milvus up to the truth, for the users that the batch touched."""
-    model = batch.documents.embeddings.model()
+    documents = batch.documents
+    model = documents.embeddings.model()
     if model is None:
         return
-    vectors = vectors.at(
-        batch.documents.embeddings.collections_to_fill()
-    )  # as it is under the lease, not as it was at the run's start
-    vectors.prepare(model[1])
+    current = vectors.at(documents.embeddings.collections_to_fill())  # as it is under the lease, not as it was at the run's start
+    current.prepare(model[1])
     if batch.has_catalog("campaigns"):
         batch.lease.check()
-        batch.records += vectors.upsert_campaigns(_campaign_vectors(batch))
+        with batch.overtakable():
+            batch.records += index_campaigns(documents, current)
     for users in batch.in_chunks(batch.users, USERS):
-        profiles: list[UserProfile] = []
-        conversations: list[Conversation] = []
-        speakers = batch.documents.records.expressive_among(users)
-        histories = [(user, list(history)) for user, history in groupby(_histories(batch, speakers), itemgetter("user_id"))]
-        stored = batch.documents.embeddings.get(
-            {record["text_hash"] for _, history in histories for record in history if "text_hash" in record}
-        )
-        for user, everything in histories:
-            # a drop that came in after this batch was embedded brings its texts with its own turn
-            history = [record for record in everything if "text_hash" not in record or record["text_hash"] in stored]
-            profile = profile_of(user, history, stored)
-            if profile:
-                profiles.append(profile)
-                conversations += conversations_of(user, history, stored)
-        vanished = vectors.conversation_ids_of(speakers) - {conversation.conversation_id for conversation in conversations}
-        batch.records += vectors.upsert_conversations(conversations) + vectors.upsert_users(profiles)
-        if vanished:
-            vectors.delete_conversations(sorted(vanished))
+        with batch.overtakable(partial(_forget_strangers, batch, current, users)):
+            batch.records += index_users(documents, current, users)
         batch.progress(batch.records)
     if not batch.leaves_pending():
-        outdated = batch.documents.embeddings.use_filled_collections()
-        if outdated:
-            vectors.at(outdated).drop()
+        documents.embeddings.use_filled_collections()
+    drop_retired_collections(documents, vectors)
 
 
 def link(batch: Batch, graph: Graph) -> None:
     """Bring users, engagements, expressed intents and campaigns in the graph up to the truth."""
-    records = batch.documents.records
+    graph = graph.fenced(batch.lease.token)
+    documents = batch.documents
+    known: set[str] = set()
     if batch.has_catalog("campaigns", "intents"):
+        campaigns = documents.catalog.campaigns()
         batch.lease.check()
-        batch.records += graph.upsert_campaigns(batch.documents.catalog.campaigns())
-    touched = set(records.pairs_of(batch.drops)) if batch.drops else set()
+        batch.records += graph.upsert_campaigns(campaigns)
+        known = {campaign.campaign_id for campaign in campaigns}
     for users in batch.in_chunks(batch.users, USERS):
-        graph.upsert_users(users)
-        pairs = (pair for pair in records.folded_pairs(users) if (pair["_id"]["user_id"], pair["_id"]["campaign_id"]) in touched)
-        batch.records += graph.upsert_engagements([engagement_of(pair) for pair in pairs])
-        speakers = records.expressive_among(users)
-        history = list(_histories(batch, speakers))
-        inferred = batch.documents.embeddings.labels({record["text_hash"] for record in history if "text_hash" in record})
-        batch.records += graph.replace_expressed(speakers, expressed_intents(history, inferred))
+        touched = set(documents.records.pairs_of(batch.drops, users))
+        unknown = {campaign for _, campaign in touched} - known
+        batch.records += graph.upsert_campaigns(documents.catalog.campaigns_by_id(unknown))
+        batch.records += link_users(documents, graph, users, touched=touched)
+        known |= unknown
         batch.progress(batch.records)
+    if batch.has_catalog("campaigns", "intents"):
+        graph.delete_lone_intents()
 
 
 def count(batch: Batch, warehouse: Warehouse) -> None:
     """Insert the facts of the batch; day buckets grow by what was really inserted, users' sums are computed anew."""
-    records = batch.documents.records.engagements_of_drops(batch.drops)
-    while chunk := list(islice(records, FACTS)):
+    warehouse = warehouse.fenced(batch.lease.token)
+    facts = map(fact_of, batch.documents.records.engagements_of_drops(batch.drops))
+    for chunk in read_ahead(iter(lambda: list(islice(facts, FACTS)), [])):
         batch.lease.check()
-        batch.records += warehouse.insert_facts([fact_of(record) for record in chunk])
+        batch.records += warehouse.insert_facts(chunk)
         batch.progress(batch.records)
     for users in batch.in_chunks(batch.users, FACTS):
         warehouse.refresh_users(users)
+
+
+# -- the same for any users, whichever store is filled: what a rebuild is made of ------------------------------------------
+
+
+@dataclass(frozen=True)
+class Labeller:
+    """What tells texts their intents, and its version."""
+
+    version: str
+    classifier: intents.NearestExamples
+
+    def put_labels(self, documents: Documents, vectors: Mapping[str, Vector], session: ClientSession) -> int:
+        """Infer and store the intent of each text, by its hash; return how many there are."""
+        if not vectors:
+            return 0
+        guesses = self.classifier.classify(np.stack(list(vectors.values())))
+        labels = {key: (guess.intent, guess.score) if guess else (None, 0.0) for key, guess in zip(vectors, guesses, strict=True)}
+        documents.embeddings.put_labels(labels, version=self.version, session=session)
+        return len(labels)
+
+
+def labeller_of(documents: Documents, *, threshold: float) -> Labeller | None:
+    """Fitted to the catalog in force; None while there is none, or one whose examples have not been embedded."""
+    definitions, model = documents.catalog.intents(), documents.embeddings.model()
+    if not definitions or model is None:
+        return None
+    examples = _example_vectors(documents, definitions)
+    if examples is None:
+        return None
+    classifier = intents.NearestExamples.fit(examples, threshold=threshold)
+    return Labeller(intents.version(definitions, model[0], threshold), classifier)
+
+
+def index_users(documents: Documents, vectors: VectorStore, users: list[str]) -> int:
+    """Make these users' profiles and conversations in Milvus what the truth says; return how many there are."""
+    profiles: list[UserProfile] = []
+    conversations: list[Conversation] = []
+    speakers = documents.records.expressive_among(users)
+    histories = [(user, list(history)) for user, history in groupby(_histories(documents, speakers), itemgetter("user_id"))]
+    stored = documents.embeddings.get(
+        {record["text_hash"] for _, history in histories for record in history if "text_hash" in record}
+    )
+    for user, everything in histories:
+        # a drop that has come in but is not embedded yet brings its texts with its own turn
+        history = [record for record in everything if "text_hash" not in record or record["text_hash"] in stored]
+        profile = profile_of(user, history, stored)
+        if profile:
+            profiles.append(profile)
+            conversations += conversations_of(user, history, stored)
+    vanished = vectors.conversation_ids_of(speakers) - {conversation.conversation_id for conversation in conversations}
+    written = vectors.upsert_conversations(conversations) + vectors.upsert_users(profiles)
+    if vanished:
+        vectors.delete_conversations(sorted(vanished))
+    return written
+
+
+def index_campaigns(documents: Documents, vectors: VectorStore) -> int:
+    """Make the campaigns in Milvus what the catalog says; return how many have words."""
+    texts = {campaign.campaign_id: text_hash(campaign.text) for campaign in documents.catalog.campaigns() if campaign.text}
+    stored = documents.embeddings.get(set(texts.values()))
+    return vectors.upsert_campaigns({campaign: stored[key] for campaign, key in texts.items() if key in stored})
+
+
+def drop_retired_collections(documents: Documents, vectors: VectorStore) -> None:
+    """Remove the collections that are out of use, once everybody who read them has had the time to notice."""
+    for version, seconds in documents.embeddings.retired_collections().items():
+        time.sleep(max(0.0, READERS_LEAVE_SECONDS - seconds))
+        vectors.at(version).drop()
+        documents.embeddings.forget_collections(version)
+
+
+def link_users(documents: Documents, graph: Graph, users: list[str], *, touched: Set[tuple[str, str]] | None = None) -> int:
+    """Make what ties these users what the truth says; return how many ties were written.
+
+    With `touched`, of the (user, campaign) pairs only these are looked at; without, what is not due is removed.
+    """
+    records = documents.records
+    graph.upsert_users(users)
+    pairs = records.folded_pairs(users)
+    speakers = records.expressive_among(users)
+    history = list(_histories(documents, speakers))
+    inferred = documents.embeddings.labels({record["text_hash"] for record in history if "text_hash" in record})
+    expressed = expressed_intents(history, inferred)
+    if touched is None:
+        written = graph.replace_engagements(users, [engagement_of(pair) for pair in pairs])
+        return written + graph.replace_expressed(users, expressed)
+    due = [engagement_of(pair) for pair in pairs if (pair["_id"]["user_id"], pair["_id"]["campaign_id"]) in touched]
+    return graph.upsert_engagements(due) + graph.replace_expressed(speakers, expressed)
+
+
+def count_users(documents: Documents, warehouse: Warehouse, users: list[str]) -> int:
+    """Insert every fact of these users that is not there, and compute their totals anew; return how many facts were new."""
+    records = documents.records.engagements_of(users)
+    written = 0
+    while chunk := list(islice(records, FACTS)):
+        written += warehouse.insert_facts([fact_of(record) for record in chunk])
+    warehouse.refresh_users(users)
+    return written
+
+
+def _keep(batch: Batch, hashes: list[str], vectors: Vectors, model: str) -> None:
+    stored = batch.documents.embeddings
+    batch.lease.transaction(lambda session: stored.put(hashes, vectors, model=model, session=session))
+
+
+def _forget_strangers(batch: Batch, vectors: VectorStore, users: list[str]) -> None:
+    """Remove what a run that was overtaken wrote of people who have been erased meanwhile: no drop brings them up again."""
+    strangers = set(users) - set(batch.documents.records.expressive_among(users))
+    vectors.delete_conversations(vectors.conversation_ids_of(strangers))
+    vectors.delete_users(strangers)
 
 
 def _texts(batch: Batch) -> Iterator[tuple[str, str]]:
@@ -155,20 +254,14 @@ def _texts(batch: Batch) -> Iterator[tuple[str, str]]:
         yield from batch.documents.records.texts_of(batch.drops)
 
 
-def _example_vectors(batch: Batch, definitions: list[IntentDefinition]) -> dict[str, Vectors] | None:
+def _example_vectors(documents: Documents, definitions: list[IntentDefinition]) -> dict[str, Vectors] | None:
     hashes = {definition.intent: [text_hash(text) for text in intents.definition_texts(definition)] for definition in definitions}
     wanted = {key for keys in hashes.values() for key in keys}
-    stored = batch.documents.embeddings.get(wanted)
+    stored = documents.embeddings.get(wanted)
     if wanted - set(stored):
         return None
     return {intent: np.stack([stored[key] for key in keys]) for intent, keys in hashes.items()}
 
 
-def _campaign_vectors(batch: Batch) -> dict[str, Any]:
-    texts = {campaign.campaign_id: text_hash(campaign.text) for campaign in batch.documents.catalog.campaigns() if campaign.text}
-    stored = batch.documents.embeddings.get(set(texts.values()))
-    return {campaign: stored[key] for campaign, key in texts.items() if key in stored}
-
-
-def _histories(batch: Batch, users: list[str]) -> Iterator[dict[str, Any]]:
-    return batch.documents.records.histories(users) if users else iter(())
+def _histories(documents: Documents, users: list[str]) -> Iterator[dict[str, Any]]:
+    return documents.records.histories(users) if users else iter(())

@@ -1,1 +1,1 @@
-"""A person's data: export, erasure, tombstones, proof. How drops are read and stores are queried lives elsewhere."""
+"""What is held on a person, handed out or erased, and the proof of it. Queries live in the stores."""

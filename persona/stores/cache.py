@@ -94,6 +94,18 @@ class Cache:
             for part in chunks(list(self._client.scan_iter(ANSWERS_PATTERN, count=KEYS_PER_SCAN)), KEYS_PER_SCAN):
                 self._client.unlink(*part)
 
+    def keeps(self, user_id: str) -> bool:
+        """Whether an answer for this person is kept."""
+        with _translated():
+            return bool(self._client.exists(ANSWERS_KEY.format(user=_hashed(user_id))))
+
+    def forget(self, user_id: str) -> None:
+        """Remove every trace of this person: their answers and version, and everyone else's answers, in which they may count."""
+        self.clear()
+        user = _hashed(user_id)
+        with _translated():
+            self._client.unlink(VERSION_KEY.format(user=user), ANSWERS_KEY.format(user=user))
+
     def ping(self) -> None:
         """Return when the server answers; raise `StoreUnavailable` or `StoreRefused`."""
         with _translated():

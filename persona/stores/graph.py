@@ -5,7 +5,7 @@ A projection of MongoDB: every write can be repeated, the whole graph rebuilt. W
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import stamina
 from neo4j import (
@@ -23,6 +23,7 @@ from neo4j.exceptions import AuthError, ConstraintError, DriverError, Neo4jError
 from persona.errors import PersonaError, StoreRefused, StoreUnavailable
 from persona.schemas import Campaign, Engagement, Event, ExpressedIntent, NeighbourVote
 from persona.stores._chunks import chunks
+from persona.stores.fencing import lease_lost
 
 # What both ends of the subset understand, Neo4j 5 and ArcadeDB: both ends of a relationship bound before it is MERGEd, no APOC,
 # no dynamic labels, times as integers.
@@ -31,6 +32,7 @@ CONSTRAINTS = (
     "CREATE CONSTRAINT user_id IF NOT EXISTS FOR (user:User) REQUIRE user.user_id IS UNIQUE",
     "CREATE CONSTRAINT campaign_id IF NOT EXISTS FOR (campaign:Campaign) REQUIRE campaign.campaign_id IS UNIQUE",
     "CREATE CONSTRAINT intent IF NOT EXISTS FOR (intent:Intent) REQUIRE intent.intent IS UNIQUE",
+    "CREATE CONSTRAINT fence IF NOT EXISTS FOR (fence:Fence) REQUIRE fence.name IS UNIQUE",
 )
 
 MERGE_USERS = "UNWIND $rows AS user_id MERGE (:User {user_id: user_id}) RETURN count(*) AS n"
@@ -66,6 +68,14 @@ MATCH (user:User {user_id: row.user_id})
 MATCH (campaign:Campaign {campaign_id: row.campaign_id})
 MERGE (user)-[engaged:ENGAGED]->(campaign)
 SET engaged = row.properties
+RETURN count(*) AS n
+"""
+
+FORGET_STALE_ENGAGED = """
+UNWIND $rows AS row
+MATCH (user:User {user_id: row.user_id})-[stale:ENGAGED]->(campaign:Campaign)
+WHERE NOT campaign.campaign_id IN row.campaign_ids
+DELETE stale
 RETURN count(*) AS n
 """
 
@@ -122,7 +132,7 @@ FOUND_USERS = "UNWIND $rows AS row MATCH (user:User {user_id: row}) RETURN user.
 FOUND_ENGAGEMENTS = """
 UNWIND $rows AS row
 MATCH (:User {user_id: row})-[:ENGAGED]->(campaign:Campaign)
-RETURN row AS user_id, campaign.campaign_id AS campaign_id
+RETURN row AS user_id, collect(campaign.campaign_id) AS campaign_ids
 """
 
 INCOMPLETE_ENDS = """
@@ -144,6 +154,29 @@ COUNTS: Mapping[Countable, str] = {
     "ADDRESSES": "MATCH (:Campaign)-[tie:ADDRESSES]->(:Intent) RETURN count(tie) AS n",
 }
 
+COUNT_OF = """
+MATCH (user:User {user_id: $user_id})
+OPTIONAL MATCH (user)-[tie]->()
+RETURN count(DISTINCT user) + count(tie) AS n
+"""
+
+REMOVE_TIES_OF = "UNWIND $rows AS user_id MATCH (:User {user_id: user_id})-[tie]->() DELETE tie RETURN count(*) AS n"
+REMOVE_USERS = "UNWIND $rows AS user_id MATCH (user:User {user_id: user_id}) DETACH DELETE user RETURN count(*) AS n"
+
+# In parts by id, as the whole list may be long; what is removed first loses its relationships, in parts too.
+USERS_AFTER = "MATCH (user:User) WHERE user.user_id > $last RETURN user.user_id AS user_id ORDER BY user.user_id LIMIT $limit"
+CAMPAIGN_IDS = "MATCH (campaign:Campaign) RETURN campaign.campaign_id AS campaign_id"
+UNTIE_CAMPAIGN = """
+UNWIND $rows AS row
+MATCH (:Campaign {campaign_id: row})-[tie]-()
+WITH tie LIMIT $batch
+DELETE tie
+RETURN count(*) AS n
+"""
+DELETE_CAMPAIGNS = "UNWIND $rows AS row MATCH (node:Campaign {campaign_id: row}) DETACH DELETE node RETURN count(*) AS n"
+DELETE_USERS = "UNWIND $rows AS row MATCH (node:User {user_id: row}) DETACH DELETE node RETURN count(*) AS n"
+DELETE_LONE_INTENTS = "MATCH (node:Intent) WHERE NOT (node)--() DELETE node RETURN count(*) AS n"
+
 # Relationships first, both in parts: a server with a small heap refuses to detach a campaign from everyone in one transaction.
 CLEAR_STEPS = (
     "MATCH (:User)-[tie]->() WITH tie LIMIT $batch DELETE tie RETURN count(*) AS n",
@@ -151,9 +184,19 @@ CLEAR_STEPS = (
     "MATCH (node:User|Campaign|Intent) WITH node LIMIT $batch DETACH DELETE node RETURN count(*) AS n",
 )
 
+# Two steps: the first takes the write lock, so that no other writer changes the token that the second reads.
+TOUCH_FENCE = "MERGE (fence:Fence {name: 'pipeline'}) SET fence.writes = coalesce(fence.writes, 0) + 1"
+RAISE_FENCE = """
+MATCH (fence:Fence {name: 'pipeline'})
+WHERE fence.token IS NULL OR fence.token <= $token
+SET fence.token = $token
+RETURN count(*) AS n
+"""
+
 PING = "RETURN 1 AS n"
 
 BATCH = 5_000
+WRITE_PATIENCE = 6  # a batch of relationships may take this many times as long as a read
 MS_PER_DAY = 86_400_000
 LN_2 = 0.6931471805599453
 CONSTRAINT_ATTEMPTS = 6
@@ -162,10 +205,15 @@ CONSTRAINT_ATTEMPTS = 6
 class Graph:
     """The engagement graph of one database."""
 
-    def __init__(self, driver: Driver, *, database: str, timeout_seconds: float) -> None:
+    def __init__(self, driver: Driver, *, database: str, timeout_seconds: float, token: int | None = None) -> None:
         self._driver = driver
         self._database = database
         self._timeout = timeout_seconds
+        self._token = token
+
+    def fenced(self, token: int) -> Self:
+        """The same graph for the holder of the lease with this token: once a newer token wrote, writes raise `LeaseLost`."""
+        return type(self)(self._driver, database=self._database, timeout_seconds=self._timeout, token=token)
 
     # -- writing --------------------------------------------------------------------------------------------------------
 
@@ -203,6 +251,25 @@ class Graph:
             for part in chunks(_last_of_each(engagements, key=lambda engaged: (engaged.user_id, engaged.campaign_id)), BATCH)
         )
 
+    def replace_engagements(self, user_ids: Iterable[str], engagements: Sequence[Engagement]) -> int:
+        """Make `engagements` all that ties these people: written as `upsert_engagements` does, anything else of theirs removed.
+
+        Return how many relationships were written.
+        """
+        of_user: dict[str, list[Engagement]] = {user_id: [] for user_id in user_ids}
+        for engagement in _last_of_each(engagements, key=lambda engaged: (engaged.user_id, engaged.campaign_id)):
+            of_user.setdefault(engagement.user_id, []).append(engagement)
+        written = 0
+        for part in chunks(sorted(of_user), BATCH // 5):
+            due = [engagement for user_id in part for engagement in of_user[user_id]]
+            rows = [
+                {"user_id": user_id, "campaign_ids": [engagement.campaign_id for engagement in of_user[user_id]]}
+                for user_id in part
+            ]
+            self._write((FORGET_STALE_ENGAGED, rows))
+            written += self.upsert_engagements(due)
+        return written
+
     def upsert_expressed(self, expressed: Sequence[ExpressedIntent]) -> int:
         """Write each (user, intent) pair once, whatever was there before; return the number of relationships written."""
         return sum(
@@ -221,6 +288,31 @@ class Graph:
             stale = [{"user_id": user_id, "intents": [pair.intent for pair in of_user[user_id]]} for user_id in part]
             written += self._write((FORGET_STALE_EXPRESSED, stale), _expressed_step(pairs), ends=_expressed_ends(pairs))
         return written
+
+    def users_after(self, last: str, *, limit: int) -> list[str]:
+        """The next `limit` people after this id, in the order the server gives ids."""
+        return [record["user_id"] for record in self._read(USERS_AFTER, last=last, limit=limit)]
+
+    def campaign_ids(self) -> list[str]:
+        """Every campaign there is."""
+        return [record["campaign_id"] for record in self._read(CAMPAIGN_IDS)]
+
+    def delete_users(self, user_ids: Iterable[str]) -> int:
+        """Remove these people and what ties them; return how many there were."""
+        return sum(self._write((DELETE_USERS, part)) for part in chunks(sorted(set(user_ids)), BATCH // 5))
+
+    def delete_campaigns(self, campaign_ids: Iterable[str]) -> int:
+        """Remove these campaigns and what ties them; return how many there were."""
+        removed = 0
+        for part in chunks(sorted(set(campaign_ids)), BATCH // 5):
+            while self._write((UNTIE_CAMPAIGN, part)):
+                pass
+            removed += self._write((DELETE_CAMPAIGNS, part))
+        return removed
+
+    def delete_lone_intents(self) -> int:
+        """Remove the intents that nobody expresses and no campaign addresses; return how many there were."""
+        return self._write((DELETE_LONE_INTENTS, []))
 
     def clear(self) -> None:
         """Remove every person, campaign and intent, and what ties them."""
@@ -288,7 +380,8 @@ class Graph:
         """Those of the (user id, campaign id) `pairs` that no ENGAGED ties, sorted."""
         wanted = set(pairs)
         for part in chunks(sorted({user_id for user_id, _ in wanted}), BATCH):
-            wanted -= {(record["user_id"], record["campaign_id"]) for record in self._read(FOUND_ENGAGEMENTS, rows=part)}
+            for record in self._read(FOUND_ENGAGEMENTS, rows=part):
+                wanted.difference_update((record["user_id"], campaign_id) for campaign_id in record["campaign_ids"])
         return sorted(wanted)
 
     def incomplete_ends(self, user_ids: Iterable[str], *, limit: int) -> list[str]:
@@ -307,6 +400,16 @@ class Graph:
     def ping(self) -> None:
         """Return when the server answers; raise `StoreUnavailable` or `StoreRefused`."""
         self._read(PING)
+
+    # -- one person -----------------------------------------------------------------------------------------------------
+
+    def count_of(self, user_id: str) -> int:
+        """How many nodes and relationships are this person's."""
+        return sum(int(record["n"]) for record in self._read(COUNT_OF, user_id=user_id))
+
+    def remove_user(self, user_id: str) -> None:
+        """Remove this person and everything that ties them."""
+        self._write((REMOVE_TIES_OF, [user_id]), (REMOVE_USERS, [user_id]))
 
     # -- one transaction each -------------------------------------------------------------------------------------------
 
@@ -329,7 +432,12 @@ class Graph:
     def _write(self, *steps: tuple[str, list[Any]], ends: Sequence[tuple[str, list[str]]] = ()) -> int:
         """Run `ends` (ids to MERGE) and then `steps` as one transaction; return the last step's count."""
 
+        @unit_of_work(timeout=self._timeout * WRITE_PATIENCE)  # a writer that sleeps holds its locks no longer than this
         def work(transaction: ManagedTransaction) -> int:
+            if self._token is not None:
+                transaction.run(TOUCH_FENCE).consume()
+                if not transaction.run(RAISE_FENCE, token=self._token).single(strict=True)["n"]:
+                    raise lease_lost()
             for query, identifiers in ends:
                 # Sorted, so that two writers meet in one order and do not wait for each other.
                 transaction.run(query, rows=sorted(set(identifiers))).consume()

@@ -54,6 +54,7 @@ OF_THESE_USERS = "user_key in {keys}"
 WITH_PREFIX = '{filter} and id like "{prefix}%"'
 
 UPSERT_ROWS = 2_000  # the local server takes about 50 ms for an upsert however small; gRPC messages end at 64 MB
+ROWS_WITH_VECTORS = 1_000
 KEYS_PER_CALL = 10_000  # a query silently stops at 16,383 rows
 USERS_PER_FILTER = 1_000
 OUTCOMES_BYTES = 60_000  # a JSON field ends at 65,536 bytes
@@ -68,6 +69,7 @@ LOAD_POLL_SECONDS = 0.02
 QUIET_WHEN_IDLE = {"grpc.keepalive_permit_without_calls": False}  # the local server hangs up on clients that ping without a call
 CONNECT_FAILED = 2
 COLLECTION_NOT_FOUND = 100
+LITE_FAILED = "Unexpected error in RPC handling"  # all that Milvus Lite says of what went wrong inside it, as of a full disk
 HEX = re.compile(r"[0-9a-f]{1,64}")
 VERSION = re.compile(r"[A-Za-z0-9_]{1,64}")
 
@@ -206,10 +208,6 @@ class VectorStore:
         by_key = {key_of(user_id): user_id for user_id in user_ids}
         return {by_key[key] for key in self._present("users", list(by_key))}
 
-    def present_conversations(self, conversation_ids: Iterable[str]) -> set[str]:
-        """Those of `conversation_ids` that are stored."""
-        return self._present("conversations", sorted(set(map(_hex, conversation_ids))))
-
     def count(self, collection: Collection) -> int:
         """How many rows the collection holds."""
         rows: Sequence[Any] = []
@@ -227,6 +225,34 @@ class VectorStore:
         """Return when the server answers; raise `StoreUnavailable` or `StoreRefused`."""
         with _translated():
             self._client.has_collection(self._name("users"), timeout=self._timeout)
+
+    # -- one person -----------------------------------------------------------------------------------------------------
+
+    def everything_of(self, user_id: str) -> dict[Collection, list[dict[str, Any]]]:
+        """The rows of this person's profile and conversations, vectors included."""
+        fields: dict[Collection, list[str]] = {name: ["id", *FIELDS[name], "vector"] for name in ("users", "conversations")}
+        rows: dict[Collection, list[dict[str, Any]]] = {"users": [], "conversations": []}
+        for collection, keys in self._keys_of(user_id).items():
+            for part in chunks(keys, ROWS_WITH_VECTORS):
+                found = self._get(collection, part, fields[collection], consistency=EXACT)
+                rows[collection] += [{**row, "vector": [float(number) for number in row["vector"]]} for row in found]
+        return rows
+
+    def count_of(self, user_id: str) -> int:
+        """How many rows are this person's."""
+        return sum(len(keys) for keys in self._keys_of(user_id).values())
+
+    def remove_user(self, user_id: str) -> None:
+        """Remove this person's profile and conversations."""
+        keys = self._keys_of(user_id)
+        self._delete("users", keys["users"])
+        self._delete("conversations", keys["conversations"])
+
+    def _keys_of(self, user_id: str) -> dict[Collection, list[str]]:
+        return {
+            "users": sorted(self._present("users", [key_of(user_id)])),
+            "conversations": sorted(self.conversation_ids_of([user_id])),
+        }
 
     # -- one call each --------------------------------------------------------------------------------------------------
 
@@ -397,6 +423,11 @@ def _in_our_words(error: Exception) -> PersonaError:
     if status is not None:
         return StoreUnavailable("milvus", status.name.lower().replace("_", " "))
     assert isinstance(error, MilvusException)
+    if LITE_FAILED in error.message:
+        return StoreRefused(
+            "milvus refused, and does not say why",
+            hint="Look at its log (logs/milvus.log under PERSONA_HOME) and at its disk: where that is full, free space, then run again.",
+        )
     if error.code == CONNECT_FAILED or error.retriable or "Retry" in error.message:
         return StoreUnavailable("milvus", error.message)
     return StoreRefused(f"milvus refused: {error.message}", hint="Check the server's log, its disk and its quota.")

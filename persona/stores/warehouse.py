@@ -3,6 +3,8 @@
 Facts are a projection of MongoDB and can be rebuilt; the run history and anomalies are kept here alone. Nothing is decided here.
 """
 
+import re
+import secrets
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import stamina
 from sqlalchemy import (
@@ -32,6 +34,7 @@ from sqlalchemy import (
     event,
     inspect,
     make_url,
+    quoted_name,
     text,
 )
 from sqlalchemy.exc import (
@@ -46,6 +49,7 @@ from sqlalchemy.schema import CreateTable
 from persona.errors import PersonaError, StoreRefused, StoreUnavailable
 from persona.schemas import DayBucket, Fact
 from persona.stores._chunks import chunks
+from persona.stores.fencing import lease_lost
 
 T = TypeVar("T")
 
@@ -78,6 +82,13 @@ ENGAGEMENTS = Table(
 )
 INCOMING = Table("incoming", MetaData(), *_fact_columns(), prefixes=["TEMPORARY"])
 """Where facts wait, within one connection, to be told new from known."""
+TOUCHED = Table(
+    "touched",
+    MetaData(),
+    *(Column(name, Text, nullable=False) for name in ("day", "campaign_id", "channel", "event")),
+    prefixes=["TEMPORARY"],
+)
+"""Where the cells of a person's facts wait, within one connection, to be counted anew."""
 
 Table(
     "engagement_by_day",
@@ -126,6 +137,12 @@ Table(
     Column("threshold", Float(53)),
     Column("at", Text, nullable=False),
 )
+Table(
+    "fence",
+    TABLES,
+    Column("name", Text, primary_key=True),
+    Column("token", BigInteger, nullable=False),
+)
 
 EMPTY_INCOMING = text("DELETE FROM incoming")
 
@@ -154,16 +171,53 @@ FROM engagements WHERE user_id IN :ids
 GROUP BY user_id
 """).bindparams(bindparam("ids", expanding=True))
 
+FACTS_OF_USER = text(f"SELECT {', '.join(FACT_COLUMNS)} FROM engagements WHERE user_id = :user_id ORDER BY at_ms, message_id")
+TOTALS_OF_USER = text("SELECT * FROM user_engagement WHERE user_id = :user_id")
+COUNT_OF_USER = text("""
+SELECT count(*) AS n FROM engagements WHERE user_id = :user_id
+UNION ALL SELECT count(*) FROM user_engagement WHERE user_id = :user_id
+""")
+
+EMPTY_TOUCHED = text("DELETE FROM touched")
+
+REMOVE_USER = (
+    text("""
+INSERT INTO touched (day, campaign_id, channel, event)
+SELECT DISTINCT day, campaign_id, channel, event FROM engagements WHERE user_id = :user_id
+"""),
+    text("DELETE FROM engagements WHERE user_id = :user_id"),
+    text("DELETE FROM user_engagement WHERE user_id = :user_id"),
+    text("""
+DELETE FROM engagement_by_day WHERE EXISTS (
+    SELECT 1 FROM touched
+    WHERE touched.day = engagement_by_day.day AND touched.campaign_id = engagement_by_day.campaign_id
+    AND touched.channel = engagement_by_day.channel AND touched.event = engagement_by_day.event
+)
+"""),
+    text("""
+INSERT INTO engagement_by_day (day, campaign_id, channel, event, n, value)
+SELECT facts.day, facts.campaign_id, facts.channel, facts.event, count(*), coalesce(sum(facts.value), 0)
+FROM touched JOIN engagements AS facts
+    ON facts.day = touched.day AND facts.campaign_id = touched.campaign_id
+    AND facts.channel = touched.channel AND facts.event = touched.event
+GROUP BY facts.day, facts.campaign_id, facts.channel, facts.event
+"""),
+)
+
 DAY_BUCKETS = text("""
 SELECT day, campaign_id, channel, event, n, value FROM engagement_by_day
 WHERE day >= :since_day
 ORDER BY day, campaign_id, channel, event
 """)
 
-FACT_COUNT = text("SELECT count(*) AS count FROM engagements")
+EVENTS_BY_DAY = text("""
+SELECT day, event, sum(n) AS n FROM engagement_by_day
+WHERE day >= coalesce((SELECT min(day) FROM (SELECT DISTINCT day FROM engagement_by_day ORDER BY day DESC LIMIT :days) AS newest), '')
+GROUP BY day, event
+ORDER BY day, event
+""")
 
-# By way of the newest day, which an index finds.
-NEWEST_FACT = text("SELECT max(at_ms) AS at_ms FROM engagements WHERE day = (SELECT max(day) FROM engagements)")
+FACT_COUNT = text("SELECT count(*) AS count FROM engagements")
 
 FACTS_OF_DROPS = text("SELECT count(*) AS count FROM engagements WHERE drop_id IN :ids").bindparams(
     bindparam("ids", expanding=True)
@@ -203,14 +257,6 @@ WHERE run_id = :run_id
 ORDER BY started_at, stage
 """)
 
-RECENT_RUNS = text("""
-SELECT runs.run_id, runs.stage, runs.status, runs.records, runs.started_at, runs.seconds, runs.error FROM pipeline_runs AS runs
-JOIN (
-    SELECT run_id, min(started_at) AS began FROM pipeline_runs GROUP BY run_id ORDER BY began DESC, run_id LIMIT :limit
-) AS recent ON recent.run_id = runs.run_id
-ORDER BY recent.began DESC, runs.run_id, runs.started_at, runs.stage
-""")
-
 RECORDS_OF_STAGE = text("""
 SELECT records FROM pipeline_runs
 WHERE stage = :stage AND status = 'success' AND records > 0 AND run_id <> :except_run
@@ -226,7 +272,33 @@ RECENT_ANOMALIES = text("""
 SELECT run_id, asset, check_name, severity, value, threshold, at FROM anomalies ORDER BY at DESC, anomaly_id DESC LIMIT :limit
 """)
 
-CLEAR_FACTS = tuple(text(f"DELETE FROM {table}") for table in ("engagements", "engagement_by_day", "user_engagement"))
+RAISE_FENCE = text("""
+INSERT INTO fence (name, token) VALUES ('pipeline', :token)
+ON CONFLICT (name) DO UPDATE SET token = excluded.token WHERE fence.token <= excluded.token
+""")
+
+FACT_TABLES = ("engagements", "engagement_by_day", "user_engagement")
+FACT_TABLE = re.compile(rf"\b({'|'.join(FACT_TABLES)})\b")
+HISTORY = {
+    "pipeline_runs": text("SELECT run_id, stage, status, records, started_at, seconds, error FROM pipeline_runs"),
+    "anomalies": text("SELECT run_id, asset, check_name, severity, value, threshold, at FROM anomalies"),
+}
+"""What is kept here alone; everything else is computed from the truth."""
+
+TAKE_IN_RUN = text("""
+INSERT INTO pipeline_runs (run_id, stage, status, records, started_at, seconds, error)
+VALUES (:run_id, :stage, :status, :records, :started_at, :seconds, :error)
+ON CONFLICT (run_id, stage) DO NOTHING
+""")
+
+TAKE_IN_ANOMALY = text("""
+INSERT INTO anomalies (run_id, asset, check_name, severity, value, threshold, at)
+SELECT :run_id, :asset, :check_name, :severity, CAST(:value AS DOUBLE PRECISION), CAST(:threshold AS DOUBLE PRECISION), :at
+WHERE NOT EXISTS (SELECT 1 FROM anomalies WHERE run_id = :run_id AND asset = :asset AND check_name = :check_name AND at = :at)
+""")
+
+BESIDE = "persona_beside"
+"""The execution option with which every statement means the tables that a rebuild fills: `engagements_beside` and so on."""
 
 PING = text("SELECT 1 FROM pipeline_runs WHERE 1 = 0")
 
@@ -238,6 +310,7 @@ WRITE_ATTEMPTS = 4
 SQLSTATES_THAT_PASS = frozenset({"40001", "40P01", "55P03"})
 SQLSTATES_OF_REFUSAL = ("25006", "28", "42501", "53100", "3D000")
 SQLITE_CODES_OF_REFUSAL = frozenset({"SQLITE_FULL", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_NOTADB", "SQLITE_CORRUPT"})
+DISK_FULL = frozenset({"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE", "53100"})
 REFUSED_CREDENTIALS = "authentication failed"
 
 
@@ -284,9 +357,18 @@ class Anomaly:
 class Warehouse:
     """Facts and totals of one database."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, token: int | None = None) -> None:
         self._reader = engine
         self._writer = engine.execution_options(**{WRITES: True})
+        self._token = token
+
+    def fenced(self, token: int) -> Self:
+        """The same database for the holder of the lease with this token: once a newer token wrote, writes raise `LeaseLost`."""
+        return type(self)(self._reader, token=token)
+
+    def beside(self) -> Self:
+        """The same verbs for facts, day buckets and totals on the tables that a rebuild fills; see `begin_beside`."""
+        return type(self)(self._reader.execution_options(**{BESIDE: True}), token=self._token)
 
     # -- facts ----------------------------------------------------------------------------------------------------------
 
@@ -321,27 +403,47 @@ class Warehouse:
 
         return self._write(refresh)
 
-    def clear_facts(self) -> None:
-        """Remove facts, day buckets and people's totals; the run history stays."""
+    def begin_beside(self) -> None:
+        """Make the tables that a rebuild fills, empty, in place of those that an earlier one has left."""
+        tables = MetaData()
+        for name in FACT_TABLES:
+            table = TABLES.tables[name].to_metadata(tables, name=_beside(name))
+            for index in table.indexes:  # an index keeps its name when its table is renamed, and is found by no name of ours
+                index.name = quoted_name(f"{index.name}_{secrets.token_hex(4)}", quote=None)
 
-        def clear(connection: Connection) -> None:
-            for statement in CLEAR_FACTS:
-                connection.execute(statement)
+        def begin(connection: Connection) -> None:
+            for name in FACT_TABLES:
+                connection.execute(text(f"DROP TABLE IF EXISTS {_beside(name)}"))
+            tables.create_all(connection)
 
-        self._write(clear)
+        self._write(begin)
+
+    def has_beside(self) -> bool:
+        """Whether a rebuild is filling tables of its own, or has left them."""
+        with _translated():
+            return inspect(self._reader).has_table(_beside(FACT_TABLES[0]))
+
+    def use_beside(self) -> None:
+        """Put the tables that a rebuild filled in the place of those in use, all at once; whoever reads sees either."""
+
+        def use(connection: Connection) -> None:
+            for name in FACT_TABLES:
+                connection.execute(text(f"DROP TABLE {name}"))
+                connection.execute(text(f"ALTER TABLE {_beside(name)} RENAME TO {name}"))
+
+        self._write(use)
 
     def day_buckets(self, since_day: str | None = None) -> list[DayBucket]:
         """Every day bucket from `since_day` (ISO date, inclusive) on, in order of day, campaign, channel, event."""
         return [DayBucket(**row) for row in self._read(DAY_BUCKETS, since_day=since_day or "")]
 
+    def events_by_day(self, days: int) -> list[tuple[str, str, int]]:
+        """(ISO day, event, how many) of the newest `days` days with events, in order."""
+        return [(row["day"], row["event"], int(row["n"])) for row in self._read(EVENTS_BY_DAY, days=days)]
+
     def fact_count(self) -> int:
         """How many facts there are."""
         return int(self._read(FACT_COUNT)[0]["count"])
-
-    def newest_fact_ms(self) -> int | None:
-        """When the newest fact happened (UTC epoch), or None where there is none."""
-        newest: int | None = self._read(NEWEST_FACT)[0]["at_ms"]
-        return newest
 
     # -- checking -------------------------------------------------------------------------------------------------------
 
@@ -357,6 +459,35 @@ class Warehouse:
             if len(found) >= limit:
                 break
         return list(found)[:limit]
+
+    # -- one person -----------------------------------------------------------------------------------------------------
+
+    def everything_of(self, user_id: str) -> dict[str, list[dict[str, Any]]]:
+        """This person's facts and totals, by table."""
+        return {
+            "engagements": [dict(row) for row in self._read(FACTS_OF_USER, user_id=user_id)],
+            "user_engagement": [dict(row) for row in self._read(TOTALS_OF_USER, user_id=user_id)],
+        }
+
+    def count_of(self, user_id: str) -> int:
+        """How many facts and totals are this person's."""
+        return sum(int(row["n"]) for tables in self._every_tables() for row in tables._read(COUNT_OF_USER, user_id=user_id))
+
+    def remove_user(self, user_id: str) -> None:
+        """Remove this person's facts and totals, and count the day buckets that they were in anew, all or nothing."""
+
+        def remove(connection: Connection) -> None:
+            connection.execute(CreateTable(TOUCHED, if_not_exists=True))
+            connection.execute(EMPTY_TOUCHED)
+            for statement in REMOVE_USER:
+                connection.execute(statement, {"user_id": user_id})
+            connection.execute(EMPTY_TOUCHED)
+
+        for tables in self._every_tables():
+            tables._write(remove)
+
+    def _every_tables(self) -> list[Self]:
+        return [self, self.beside()] if self.has_beside() else [self]
 
     # -- the pipeline's history -----------------------------------------------------------------------------------------
 
@@ -378,13 +509,6 @@ class Warehouse:
     def stages(self, run_id: str) -> list[StageRun]:
         """The stages of a run in the order they began."""
         return [_stage(row) for row in self._read(STAGES, run_id=run_id)]
-
-    def recent_runs(self, limit: int) -> dict[str, list[StageRun]]:
-        """The stages of the `limit` newest runs by run id, newest run first."""
-        runs: dict[str, list[StageRun]] = {}
-        for row in self._read(RECENT_RUNS, limit=limit):
-            runs.setdefault(row["run_id"], []).append(_stage(row))
-        return runs
 
     def records_of_stage(self, stage: str, *, except_run: str, limit: int) -> list[int]:
         """How many records the newest successful other runs of this stage wrote, runs without any left out; newest first."""
@@ -409,6 +533,34 @@ class Warehouse:
         """The newest anomalies, newest first."""
         return [Anomaly(**{**row, "at": datetime.fromisoformat(row["at"])}) for row in self._read(RECENT_ANOMALIES, limit=limit)]
 
+    def compact(self) -> None:
+        """Let no deleted row be left in SQLite's files; PostgreSQL has its own ways."""
+        if self._reader.dialect.name != "sqlite":
+            return
+        with _translated(), self._reader.connect() as connection:
+            statements: Any = connection.connection.dbapi_connection  # neither may run inside a transaction
+            try:
+                statements.execute("VACUUM")
+                statements.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            except sqlite3.Error as error:
+                raise StoreRefused(
+                    f"the warehouse refused: {error}", hint="Make room on its disk; end who else reads it."
+                ) from None
+
+    def history(self) -> dict[str, list[dict[str, Any]]]:
+        """Every row of the run history and of the anomalies, by table, as `take_in_history` wants them."""
+        return {table: [dict(row) for row in self._read(statement)] for table, statement in HISTORY.items()}
+
+    def take_in_history(self, history: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """Add another warehouse's history; what is here already stays as it is."""
+
+        def take_in(connection: Connection) -> None:
+            for table, statement in (("pipeline_runs", TAKE_IN_RUN), ("anomalies", TAKE_IN_ANOMALY)):
+                for row in history[table]:
+                    connection.execute(statement, dict(row))
+
+        self._write(take_in)
+
     def ensure_tables(self) -> None:
         """Make the tables and indexes that are missing; where none is, nothing is written and no writer waited for."""
         if not set(inspect(self._reader).get_table_names()).issuperset(TABLES.tables):
@@ -431,6 +583,8 @@ class Warehouse:
                 on=_passes_by_itself, attempts=WRITE_ATTEMPTS, wait_initial=0.05, wait_jitter=0.05, wait_max=1
             ):
                 with attempt, self._writer.begin() as connection:
+                    if self._token is not None and not connection.execute(RAISE_FENCE, {"token": self._token}).rowcount:
+                        raise lease_lost()
                     return work(connection)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
@@ -474,9 +628,22 @@ def _engine(url: str, timeout_seconds: float) -> Engine:
         hide_parameters=True,
         pool_pre_ping=True,
     )
+    event.listen(engine, "before_cursor_execute", _on_tables_beside, retval=True)
     if address.get_backend_name() == "sqlite" and address.database:
         _let_readers_read_while_one_writes(engine, Path(address.database), timeout_seconds)
     return engine
+
+
+def _on_tables_beside(
+    connection: Connection, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool
+) -> tuple[str, Any]:
+    if connection.get_execution_options().get(BESIDE):
+        statement = FACT_TABLE.sub(lambda name: _beside(name[0]), statement)
+    return statement, parameters
+
+
+def _beside(table: str) -> str:
+    return f"{table}_beside"
 
 
 def _let_readers_read_while_one_writes(engine: Engine, file: Path, timeout_seconds: float) -> None:
@@ -560,6 +727,8 @@ def _in_our_words(error: DBAPIError) -> PersonaError:
     sqlite_code: str = getattr(error.orig, "sqlite_errorname", "")
     sqlstate: str = getattr(error.orig, "sqlstate", None) or ""
     what = sqlite_code or sqlstate or str(error.orig).partition("\n")[0]
+    if what in DISK_FULL:
+        return StoreRefused("the warehouse's disk is full", hint="Free space on its volume, then run again.")
     if not isinstance(error, OperationalError | InterfaceError) or _is_refusal(error, sqlite_code, sqlstate):
         return StoreRefused(f"the warehouse refused: {what}", hint="Check its disk, its file's rights and WAREHOUSE_URL.")
     return StoreUnavailable("warehouse", what)

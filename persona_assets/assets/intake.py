@@ -48,12 +48,16 @@ def raw_conversations(
     outcome = drops.take_in_all(pipeline, run_id=context.run.run_id, drops=config.drops, reapply=config.reapply)
     context.log_event(drop_folder_seen(outcome.folder_state))
     counts = [entry.counts for entry in outcome.entries]
+    documents = pipeline.documents
     return materialized(
         outcome,
         {
             "read": sum(count.read for count in counts),
             "duplicate": sum(count.duplicate for count in counts),
             "quarantined": sum(count.quarantined for count in counts),
+            "erased": sum(count.erased for count in counts),
             "held": sum(entry.state == "held" for entry in outcome.entries),
+            "quarantined_in_all": documents.quarantine.count_open(),
+            "held_in_all": documents.ledger.state_counts().get("held", 0),
         },
     )

@@ -14,6 +14,8 @@ from persona_assets.assets.language import embeddings, intents
 from persona_assets.results import DrainConfig, drain, materialized
 
 OWNERS = ["team:data"]
+DAYS = 90
+"""As many of the newest are shown."""
 
 
 @dg.asset(
@@ -76,5 +78,5 @@ def engagement_metrics(
     outcome = drain(context, config, pipeline, lambda batch: sinks.count(batch, warehouse))
     return materialized(
         outcome,
-        {"facts": warehouse.fact_count(), "events_by_day": plots.events_by_day(warehouse.day_buckets())},
+        {"facts": warehouse.fact_count(), "events_by_day": plots.events_by_day(warehouse.events_by_day(DAYS))},
     )

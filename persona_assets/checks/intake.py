@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
+from persona.intake.quarantine import kept_out
 from persona.pipeline import anomalies
 from persona.pipeline.stages import DRAINING_ASSETS, DROP_SINKS
 from persona.stores.documents import Documents
@@ -71,6 +72,21 @@ def few_records_are_rejected(
         anomalies.reject_share(counts), warehouse, run_id=run_id, asset="raw_conversations", check_name="few_records_are_rejected",
         description="Share of records in quarantine.", sample=held,
     )  # fmt: skip
+
+
+@dg.asset_check(asset=raw_conversations)
+def nothing_is_held(documents: dg.ResourceParam[Documents]) -> dg.AssetCheckResult:
+    """No drop is kept out whole and waits for a person, whichever run held it."""
+    held = [row for row in kept_out(documents) if row.entry.state == "held"]
+    sample = [
+        f"{row.entry.name} ({row.entry.id[:12]}): {row.entry.reason}. {row.entry.detail} {row.advice}" for row in held[-SAMPLE:]
+    ]
+    return dg.AssetCheckResult(
+        passed=not held,
+        severity=dg.AssetCheckSeverity.WARN,
+        description="Drops that are held; `persona quarantine list` shows all of them.",
+        metadata={"held": len(held), "sample": sample},
+    )
 
 
 @dg.asset_check(asset=raw_conversations)

@@ -1,16 +1,21 @@
 """Checks on vectors and intents."""
 
+from collections.abc import Iterator
+from itertools import islice
+
 import dagster as dg
 import numpy as np
 
 from persona.pipeline import anomalies
 from persona.pipeline.stages import downstream
+from persona.schemas import Vector
 from persona.stores.documents import Documents
 from persona.stores.warehouse import Warehouse
 from persona_assets.assets.language import embeddings, intents
 from persona_assets.checks.results import all_sound, noticed
 
 HISTORY = 30
+TEXTS = 5_000
 
 
 @dg.asset_check(asset=embeddings, blocking=True)
@@ -18,9 +23,9 @@ def vectors_are_sound(documents: dg.ResourceParam[Documents]) -> dg.AssetCheckRe
     """Every text of the run's drops has a vector: finite, of the model's dimension, not zero."""
     hashes = _texts_to_check(documents, "embeddings")
     model = documents.embeddings.model()
-    faults: list[str] = []
-    for start in range(0, len(hashes), 5_000):
-        chunk = hashes[start : start + 5_000]
+    checked, faults = 0, list[str]()
+    while chunk := list(islice(hashes, TEXTS)):
+        checked += len(chunk)
         vectors = documents.embeddings.get(chunk)
         faults += [key for key in chunk if key not in vectors]
         faults += [
@@ -28,7 +33,7 @@ def vectors_are_sound(documents: dg.ResourceParam[Documents]) -> dg.AssetCheckRe
             for key, vector in vectors.items()
             if model is None or len(vector) != model[1] or not np.isfinite(vector).all() or not vector.any()
         ]
-    return all_sound(len(hashes), faults, faults)
+    return all_sound(checked, faults, faults)
 
 
 @dg.asset_check(asset=embeddings)
@@ -38,8 +43,7 @@ def centroid_has_not_drifted(
     """The mean vector of the run's texts, against the runs before: people talk of what they used to."""
     run_id = context.run.run_id
     drops = [entry.id for entry in documents.ledger.applied("embeddings", run_id=run_id) if entry.kind == "drop"]
-    vectors = documents.embeddings.get(documents.records.text_hashes_of(drops)) if drops else {}
-    centroid = np.mean(np.stack(list(vectors.values())), axis=0) if vectors else None
+    centroid = _centroid(documents, drops)
     finding = anomalies.centroid_drift(centroid, documents.embeddings.centroids_before(run_id, limit=HISTORY))
     if centroid is not None:
         documents.embeddings.remember_centroid(run_id, centroid)
@@ -55,8 +59,11 @@ def most_messages_show_an_intent(
 ) -> dg.AssetCheckResult:
     """The share of the run's texts in which no intent of the catalog was found; nothing to find without a catalog of intents."""
     drops = [entry.id for entry in documents.ledger.applied("intents", run_id=context.run.run_id) if entry.kind == "drop"]
-    hashes = list(documents.records.text_hashes_of(drops)) if drops and documents.catalog.intents() else []
-    finding = anomalies.share_without_intent(len(hashes), len(documents.embeddings.labels(hashes)))
+    texts, labelled = 0, 0
+    hashes = documents.records.text_hashes_of(drops) if drops and documents.catalog.intents() else iter(())
+    while chunk := list(islice(hashes, TEXTS)):
+        texts, labelled = texts + len(chunk), labelled + len(documents.embeddings.labels(chunk))
+    finding = anomalies.share_without_intent(texts, labelled)
     return noticed(
         finding, warehouse, run_id=context.run.run_id, asset="intents", check_name="most_messages_show_an_intent",
         description="Share of texts without an intent.",
@@ -67,14 +74,28 @@ def most_messages_show_an_intent(
 def every_text_is_labelled(documents: dg.ResourceParam[Documents]) -> dg.AssetCheckResult:
     """Every text of the run's drops was looked at by the classifier in force, with or without a find."""
     version = documents.embeddings.label_version()
-    hashes = _texts_to_check(documents, "intents") if version else []
-    unlabelled = sorted(set(hashes) - documents.embeddings.labelled(hashes, version=version)) if version else []
+    hashes = _texts_to_check(documents, "intents")
+    checked, unlabelled = 0, list[str]()
+    while version and (chunk := list(islice(hashes, TEXTS))):
+        checked += len(chunk)
+        unlabelled += sorted(set(chunk) - documents.embeddings.labelled(chunk, version=version))
     if any(entry.catalog == "intents" for entry in documents.ledger.pending("intents", upstream=())):
         unlabelled = []  # a catalog that came in meanwhile has everything labelled anew on its turn
-    return all_sound(len(hashes), unlabelled, unlabelled)
+    return all_sound(checked, unlabelled, unlabelled)
 
 
-def _texts_to_check(documents: Documents, asset: str) -> list[str]:
+def _centroid(documents: Documents, drops: list[str]) -> Vector | None:
+    """The mean vector of the texts of these drops; None where they have none."""
+    sums, texts = list[Vector](), 0
+    hashes = documents.records.text_hashes_of(drops) if drops else iter(())
+    while chunk := list(islice(hashes, TEXTS)):
+        if vectors := list(documents.embeddings.get(chunk).values()):
+            sums.append(np.sum(vectors, axis=0))
+            texts += len(vectors)
+    return np.sum(sums, axis=0) / texts if texts else None
+
+
+def _texts_to_check(documents: Documents, asset: str) -> Iterator[str]:
     entries = documents.ledger.to_check(asset, downstream=downstream(asset))
     drops = [entry.id for entry in entries if entry.kind == "drop"]
-    return list(documents.records.text_hashes_of(drops)) if drops else []
+    return documents.records.text_hashes_of(drops) if drops else iter(())

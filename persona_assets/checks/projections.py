@@ -1,5 +1,6 @@
 """Checks that the projections hold what the truth says, for the drops that the latest run applied."""
 
+from collections.abc import Iterator
 from itertools import groupby
 from operator import itemgetter
 
@@ -29,11 +30,11 @@ def vectors_agree_with_the_truth(
     vectors = vectors.at(documents.embeddings.collections_to_fill())
     users = documents.records.users_of(_drops(documents, "milvus_collection"))
     checked, missing, remains = 0, 0, 0
-    for start in range(0, len(users), USERS):
-        found = _compare_conversations(documents, vectors, users[start : start + USERS])
+    for some in _in_parts(users):
+        found = _compare_conversations(documents, vectors, some)
         if found[1:] != (0, 0):  # a drop that came in meanwhile is another run's to reflect
             touched_since = set(documents.records.users_of(_waiting(documents, "milvus_collection")))
-            settled = [user for user in users[start : start + USERS] if user not in touched_since]
+            settled = [user for user in some if user not in touched_since]
             found = _compare_conversations(documents, vectors, settled)
         checked, missing, remains = checked + found[0], missing + found[1], remains + found[2]
     return dg.AssetCheckResult(
@@ -49,12 +50,13 @@ def engagements_agree_with_the_truth(
 ) -> dg.AssetCheckResult:
     """Every (user, campaign) pair of the run's drops is a relationship, and every touched user a node."""
     drops = _drops(documents, "neo4j_graph")
-    pairs = list(documents.records.pairs_of(drops))
-    users = documents.records.users_of(drops)
-    missing_pairs, missing_users = graph.missing_engagements(pairs), graph.missing_users(users)
-    return all_sound(
-        len(pairs) + len(users), [*missing_pairs, *missing_users], sorted({campaign for _, campaign in missing_pairs})
-    )
+    checked, missing_pairs, missing_users = 0, list[tuple[str, str]](), list[str]()
+    for users in _in_parts(documents.records.users_of(drops)):
+        pairs = list(documents.records.pairs_of(drops, users))
+        missing_pairs += graph.missing_engagements(pairs)
+        missing_users += graph.missing_users(users)
+        checked += len(pairs) + len(users)
+    return all_sound(checked, [*missing_pairs, *missing_users], sorted({campaign for _, campaign in missing_pairs}))
 
 
 @dg.asset_check(asset=neo4j_graph, blocking=True)
@@ -96,6 +98,10 @@ def _compare_conversations(documents: Documents, vectors: VectorStore, users: li
     present = vectors.conversation_ids_of(speakers)
     missing = len(expected - present) + len(with_vector - vectors.present_users(with_vector))
     return len(expected) + len(with_vector), missing, len(present - expected)
+
+
+def _in_parts(users: list[str]) -> Iterator[list[str]]:
+    return (users[start : start + USERS] for start in range(0, len(users), USERS))
 
 
 def _waiting(documents: Documents, asset: str) -> list[str]:

@@ -54,7 +54,7 @@ class RecommendationQuery(BaseModel):
 
 
 def asked_user(
-    user_id: Annotated[Id, Path(description="Whom to recommend to; `-` for an id that does not fit a path.", examples=["u_001"])],
+    user_id: Annotated[Id, Path(description="Who is meant; `-` for an id that does not fit a path.", examples=["u_001"])],
     named: Annotated[
         Id | None, Query(alias="user_id", description="The id, where the path says `-`.", examples=["team/anna"])
     ] = None,

@@ -8,9 +8,11 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from persona.pipeline import rebuilding
 from persona.pipeline.draining import Pipeline
 from persona.pipeline.stages import CODE_VERSIONS
 from persona.settings import Settings
+from persona.stores.opening import open_stores
 from persona_assets import execution, resources
 from persona_assets.execution import Execution
 from persona_cli.pipeline import open_pipeline
@@ -42,6 +44,12 @@ class World:
         done = self.run(*assets)
         assert done.success, done.error
         return done
+
+    def rebuild(self, asset: str) -> None:
+        """As `persona rebuild` does, without what it then materialises."""
+        with open_stores(self.settings) as stores:
+            pipeline = Pipeline(self.settings, stores.documents, stores.warehouse, stores.cache)
+            rebuilding.rebuild(asset, pipeline, stores, encoder_named(self.settings), run_id="rebuild")
 
     def metadata(self, asset: str) -> dict[str, Any]:
         """Of the asset's latest materialisation."""

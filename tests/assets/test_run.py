@@ -20,10 +20,10 @@ from persona.pipeline import rebuilding
 from persona_assets.automation import drops_sensor
 from persona_assets.definitions import build_definitions
 from persona_assets.execution import QUIET
-from tests.assets.conftest import ASSETS, World, encoder_named, failed_checks
+from tests.assets.conftest import ASSETS, World, failed_checks
 from tests.worlds import clear, content, differences, everything, generated, ledger, put_drop, said
 
-CHECKS = 17
+CHECKS = 18
 
 
 def rows(world: World, query: str) -> list[Any]:
@@ -86,7 +86,7 @@ def test_a_bad_drop_is_held_and_its_neighbours_come_in(world: World) -> None:
     (world.settings.drops / "3-cut.json").write_text('[{"user_id": "u_3"')
     put_drop(world.settings.drops, "4-good.jsonl", [said("u_4", "hello")])
     done = world.succeed()
-    assert failed_checks(done) == ["few_records_are_rejected"]
+    assert failed_checks(done) == ["few_records_are_rejected", "nothing_is_held"]
     states = {name: (entry["state"], entry.get("reason")) for name, entry in ledger(world.settings).items()}
     assert states == {
         "1-good.jsonl": ("accepted", None),
@@ -96,6 +96,11 @@ def test_a_bad_drop_is_held_and_its_neighbours_come_in(world: World) -> None:
     }
     assert {row["user_id"] for row in collection(world, "records").find()} == {"u_1", "u_4"}
     assert "mend the file" in ledger(world.settings)["2-bad.jsonl"]["detail"]
+    put_drop(world.settings.drops, "5-good.jsonl", ["{", *(said("u_4", "hello again", minutes=n) for n in range(99))])
+    done = world.succeed("raw_conversations")
+    shown = world.metadata("raw_conversations")
+    assert (shown["held"], shown["held_in_all"], shown["quarantined"], shown["quarantined_in_all"]) == (0, 2, 1, 4)
+    assert failed_checks(done) == ["nothing_is_held"]  # whichever run held it
     assert [tuple(row) for row in rows(world, "SELECT asset, check_name, severity FROM anomalies")] == [
         ("raw_conversations", "few_records_are_rejected", "WARN")
     ]
@@ -239,7 +244,7 @@ def test_a_store_that_is_down_is_named_and_the_next_run_mends_it(
         broken.setenv(variable, url)
         done = world.run()
     assert not done.success
-    assert done.error and store in done.error.lower() and "persona status" in done.error
+    assert done.error and store in done.error.lower() and "persona doctor" in done.error
     assert failed_checks(world.succeed()) == []
     assert not [entry["name"] for entry in ledger(world.settings).values() if entry["pending"]]
 
@@ -266,8 +271,7 @@ def test_another_model_is_refused_until_embeddings_are_rebuilt(world: World, mon
     refused = world.run()
     assert not refused.success
     assert refused.error and "persona rebuild embeddings" in refused.error and "another" in refused.error
-    with world.pipeline() as pipeline, pipeline.lease("rebuild", "rebuild embeddings"):
-        rebuilding.begin("embeddings", pipeline, encoder_named(world.settings))
+    world.rebuild("embeddings")
     assert failed_checks(world.succeed()) == []
     held = content(world.settings)
     assert len(held["milvus:users"]) == 3
@@ -282,8 +286,7 @@ def test_rebuilt_equals_grown(world: World, asset: str) -> None:
     generated(world.settings, drops=2)
     world.succeed()
     grown = content(world.settings)
-    with world.pipeline() as pipeline, pipeline.lease("rebuild", f"rebuild {asset}"):
-        rebuilding.begin(asset, pipeline, encoder_named(world.settings))
+    world.rebuild(asset)
     world.succeed()
     assert differences(grown, content(world.settings)) == {}
 

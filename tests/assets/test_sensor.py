@@ -78,6 +78,12 @@ def test_it_waits_while_another_writes(world: World) -> None:
     assert ask(world) == "run"
 
 
+def test_it_does_not_wait_for_a_rebuild_which_lets_drops_in_between(world: World) -> None:
+    put_drop(world.settings.drops, "d.jsonl", [said("u_1", "hello")])
+    with world.pipeline() as pipeline, pipeline.lease("rebuild-1", "rebuild neo4j_graph"):
+        assert ask(world) == "run"
+
+
 def test_it_waits_for_a_run_that_is_about_to_begin(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     put_drop(world.settings.drops, "d.jsonl", [said("u_1", "hello")])
     with queued(world, resolved("drops_job")):

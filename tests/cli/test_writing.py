@@ -88,7 +88,7 @@ def test_generate_is_the_same_for_the_same_seed(persona: Command) -> None:
 def test_without_stores_the_reader_is_told_how_to_start_them(persona: Command) -> None:
     done = persona("materialize", "--json", MONGODB_URI="mongodb://127.0.0.1:1/", PERSONA_STORE_TIMEOUT_SECONDS="1")
     assert (done.code, done.error["code"]) == (1, "store_unavailable")
-    assert "mongodb" in done.error["message"] and "persona status" in done.error["hint"]
+    assert "mongodb" in done.error["message"] and "persona doctor" in done.error["hint"]
 
 
 def test_doctor_says_what_to_do_about_what_is_amiss(persona: Command) -> None:
@@ -99,9 +99,14 @@ def test_doctor_says_what_to_do_about_what_is_amiss(persona: Command) -> None:
 
 
 @pytest.mark.slow
-def test_rebuild_ends_with_a_materialized_graph(persona: Command) -> None:
+def test_rebuild_says_what_it_did_and_ends_with_a_materialized_graph_where_texts_are_encoded_anew(persona: Command) -> None:
     put_drop(persona.settings.drops, "a.jsonl", [said("u_1", "hello", campaign_id="c_1")])
     assert persona("materialize", "--json").code == 0
+    for asset, records in (("milvus_collection", 2), ("neo4j_graph", 2), ("engagement_metrics", 1), ("intents", 2)):
+        done = persona("rebuild", asset, "--json")
+        assert done.code == 0, done.err
+        assert {name: done.json[name] for name in ("asset", "users", "removed")} == {"asset": asset, "users": 1, "removed": 0}
+        assert done.json["records"] == records
     done = persona("rebuild", "embeddings", "--json")
     assert done.code == 0, done.err
     assert {stage["stage"]: stage["records"] for stage in done.json["stages"]}["embeddings"] == 1

@@ -3,55 +3,28 @@
 import hashlib
 import json
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pymongo.client_session import ClientSession
 
 from persona.errors import NotFound, StoreUnavailable
 from persona.intake import drops
 from persona.intake import records as validation
 from persona.intake.drops import take_in_all
-from persona.pipeline.draining import Outcome, Pipeline
+from persona.intake.parse import DropFault, RawRecord
+from persona.pipeline.draining import Pipeline
 from persona.pipeline.stages import DROP_SINKS
 from persona.schemas import Reason
-from persona.stores.documents import Documents
-from persona.stores.documents.ledger import Entry
+from persona.stores.documents.ledger import Counts, Entry
 from persona.stores.documents.records import Inserted
-
-RUNS = (f"run_{number}" for number in range(10**9))
-
-
-def message(number: int, **fields: Any) -> dict[str, Any]:
-    return {"user_id": f"u_{number % 3}", "message": f"message {number}", "timestamp": 1_700_000_000 + number, **fields}
-
-
-def drop(pipeline: Pipeline, name: str, lines: Sequence[Any]) -> Path:
-    """A settled file of JSON lines; a string is a line as it stands."""
-    path = pipeline.settings.drops / name
-    path.write_text("".join(f"{record if isinstance(record, str) else json.dumps(record)}\n" for record in lines))
-    return path
-
-
-def take_in(pipeline: Pipeline, **options: Any) -> Outcome:
-    return take_in_all(pipeline, run_id=next(RUNS), **options)
-
-
-def ledger(pipeline: Pipeline) -> dict[str, Entry]:
-    return {entry.name: entry for entry in pipeline.documents.ledger.recent("drop", limit=1_000)}
-
-
-def stored(documents: Documents) -> dict[str, dict[str, Any]]:
-    return {record["_id"]: record for record in documents.database["records"].find()}
-
-
-def counts(entry: Entry) -> tuple[int, int, int, int, int]:
-    return tuple(entry.counts.as_dict().values())  # type: ignore[return-value]
+from tests.intake.conftest import counts, drop, ledger, message, stored, take_in
 
 
 def test_a_drop_is_claimed_judged_and_written(pipeline: Pipeline) -> None:
@@ -190,11 +163,11 @@ def test_a_crash_half_way_and_another_run_end_like_an_undisturbed_one(
 
     insert, countdown = disturbed.documents.records.insert, iter(range(calls))
 
-    def failing(batch: Sequence[dict[str, Any]]) -> Inserted:
+    def failing(batch: Sequence[dict[str, Any]], *, session: ClientSession) -> Inserted:
         if next(countdown, None) is None:
-            insert(batch[:1])
+            insert(batch[:1], session=session)
             raise fault
-        return insert(batch)
+        return insert(batch, session=session)
 
     with monkeypatch.context() as patch:
         patch.setattr(disturbed.documents.records, "insert", failing)
@@ -273,10 +246,10 @@ def test_three_crashes_hold_a_drop_and_its_neighbours_go_on(pipeline: Pipeline, 
     drop(pipeline, "2-good.jsonl", [message(2)])
     insert = pipeline.documents.records.insert
 
-    def failing(batch: Sequence[dict[str, Any]]) -> Inserted:
+    def failing(batch: Sequence[dict[str, Any]], *, session: ClientSession) -> Inserted:
         if batch[0]["user_id"] == "poison":
             raise RuntimeError("out of memory")
-        return insert(batch)
+        return insert(batch, session=session)
 
     monkeypatch.setattr(pipeline.documents.records, "insert", failing)
     for _ in range(3):
@@ -294,7 +267,7 @@ def test_three_crashes_hold_a_drop_and_its_neighbours_go_on(pipeline: Pipeline, 
 def test_a_store_that_is_down_is_not_the_drops_fault(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     drop(pipeline, "a.jsonl", [message(1)])
 
-    def down(batch: Sequence[dict[str, Any]]) -> Inserted:
+    def down(batch: Sequence[dict[str, Any]], *, session: ClientSession) -> Inserted:
         raise StoreUnavailable("mongodb", "down")
 
     with monkeypatch.context() as patch:
@@ -333,7 +306,7 @@ def test_the_run_history_tells_of_success_and_of_failure_without_a_persons_words
 ) -> None:
     drop(pipeline, "a.jsonl", [message(1, message="my secret")])
 
-    def failing(batch: Sequence[dict[str, Any]]) -> Inserted:
+    def failing(batch: Sequence[dict[str, Any]], *, session: ClientSession) -> Inserted:
         raise RuntimeError(batch[0]["message"])
 
     with monkeypatch.context() as patch:
@@ -344,3 +317,152 @@ def test_the_run_history_tells_of_success_and_of_failure_without_a_persons_words
     [bad], [good] = pipeline.warehouse.stages("bad"), pipeline.warehouse.stages("good")
     assert (bad.status, bad.error) == ("failed", "RuntimeError")
     assert (good.stage, good.status, good.records, good.error) == ("raw_conversations", "success", 1, None)
+
+
+# -- erased people ------------------------------------------------------------------------------------------------------
+
+
+def test_what_an_erased_person_did_before_is_refused_and_what_comes_later_is_welcome(pipeline: Pipeline) -> None:
+    documents = pipeline.documents
+    documents.tombstones.place("u_1", at=datetime.fromtimestamp(1_700_000_010, UTC))
+    drop(
+        pipeline,
+        "a.jsonl",
+        [
+            message(10, user_id=" u_1 "),
+            message(11, user_id="u_1"),
+            message(12, user_id="u_2"),
+            {"user_id": "u_1 ", "message": "no time"},
+            '{"user_id": "\\u0075_1", "message": "broken',
+            '{"user_id": "u_2", "message": "broken too',
+        ],
+    )
+    [entry] = take_in(pipeline).entries
+    assert counts(entry) == (6, 2, 0, 1, 3) and entry.counts.balanced
+    assert {record["message"] for record in stored(documents).values()} == {"message 11", "message 12"}
+    assert [rejected.line for rejected in documents.quarantine.of_drop(entry.id)] == [6]
+
+
+def test_our_copy_keeps_nothing_of_the_erased_and_is_known_by_both_hashes(pipeline: Pipeline) -> None:
+    documents = pipeline.documents
+    documents.tombstones.place("u_1", at=datetime.now(UTC))
+    source = drop(pipeline, "a.jsonl", [message(1, message="secret"), message(2), {"user_id": "u_1", "message": "secret"}])
+    [entry] = take_in(pipeline).entries
+    copy = (pipeline.settings.claimed_drops / entry.id).read_bytes()
+    assert copy.splitlines()[::2] == [b'{"persona":"erased"}'] * 2 and b"secret" not in copy
+    [again] = take_in(pipeline, drops=[entry.id], reapply=True).entries
+    assert counts(again) == counts(entry) == (3, 1, 0, 0, 2)
+
+    drop(pipeline, "again.jsonl", source.read_text().splitlines())  # neither what first arrived …
+    (pipeline.settings.drops / "rewritten.jsonl").write_bytes(copy)  # … nor what became of it is another drop
+    assert take_in(pipeline).entries == []
+    assert [path.name for path in pipeline.settings.claimed_drops.iterdir()] == [entry.id]
+    assert (pipeline.settings.claimed_drops / entry.id).read_bytes() == copy
+
+
+def test_the_erased_do_not_make_a_drop_bad_and_are_not_kept_when_it_is(pipeline: Pipeline) -> None:
+    documents = pipeline.documents
+    documents.tombstones.place("u_1", at=datetime.now(UTC))
+    drop(pipeline, "good.jsonl", [message(2), *[{"user_id": "u_1", "n": number} for number in range(9)]])
+    [entry] = take_in(pipeline).entries
+    assert (entry.state, counts(entry)) == ("accepted", (10, 1, 0, 0, 9))
+    drop(pipeline, "bad.jsonl", [message(1), message(3), "{", "{x", {"user_id": "u_1"}])
+    [held] = take_in(pipeline).entries
+    assert (held.state, counts(held)) == ("held", (5, 0, 0, 3, 2))
+    assert [rejected.line for rejected in documents.quarantine.of_drop(held.id)] == [3, 4]
+    assert b"u_1" not in (pipeline.settings.claimed_drops / held.id).read_bytes()
+
+
+# -- what was accepted stays accepted -----------------------------------------------------------------------------------
+
+
+def test_an_accepted_drop_that_validates_no_more_keeps_its_records_and_its_counts(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drop(pipeline, "a.jsonl", [message(1), message(2), message(1), "{"])
+    [before] = take_in(pipeline).entries
+    monkeypatch.setattr(validation, "MAX_MESSAGE", 0)
+    monkeypatch.setattr(validation, "FUTURE_TOLERANCE", timedelta(days=-30_000))
+    [after] = take_in(pipeline, drops=[before.id], reapply=True).entries
+    assert (after.state, counts(before)) == ("accepted", (4, 2, 1, 1, 0))
+    assert counts(after) == (4, 2, 0, 2, 0)  # the copy of line 1 was stored nowhere: it is judged by what holds now
+    assert pipeline.documents.records.count([after.id]) == 2
+    assert pipeline.documents.ledger.pending("embeddings", upstream=())[0].id == after.id
+
+
+def test_an_accepted_drop_that_cannot_be_read_again_stays_as_it_was(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    drop(pipeline, "a.jsonl", [message(1), "{", message(1)])
+    [before] = take_in(pipeline).entries
+
+    def unreadable(path: Path, name: str) -> Iterator[RawRecord]:
+        raise DropFault(Reason.TRUNCATED_GZIP, "cut off")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(drops, "raw_records", unreadable)
+        [after] = take_in(pipeline, drops=[before.id], reapply=True).entries
+    assert (after.state, after.counts) == ("accepted", before.counts)
+    assert "truncated_gzip" in pipeline.documents.ledger.history(after.id)[-1].what
+
+    def killing(path: Path, name: str) -> Iterator[RawRecord]:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(drops, "raw_records", killing)
+        for _ in range(3):
+            with pytest.raises(RuntimeError):
+                take_in(pipeline, drops=[before.id], reapply=after.state == "accepted")
+            [after] = pipeline.documents.ledger.get([before.id])
+        [after] = take_in(pipeline).entries
+    assert (after.state, after.counts) == ("accepted", before.counts)
+    (pipeline.settings.claimed_drops / before.id).unlink()
+    take_in(pipeline, drops=[before.id], reapply=True)
+    assert pipeline.documents.ledger.get([before.id])[0].state == "accepted"
+
+
+def test_a_drop_whose_copy_and_file_are_lost_is_held_and_comes_in_when_it_is_handed_in_again(pipeline: Pipeline) -> None:
+    drop(pipeline, "a.jsonl", [message(1)])
+    drops.claim_settled(pipeline, run_id="r0")
+    [claimed] = pipeline.documents.ledger.claimed()
+    (pipeline.settings.claimed_drops / claimed.id).unlink()
+    (pipeline.settings.drops / "a.jsonl").unlink()
+    take_in(pipeline)
+    take_in(pipeline)
+    [held] = pipeline.documents.ledger.get([claimed.id])
+    assert (held.state, held.reason) == ("held", "crashed_run")
+    assert held.detail
+    assert "hand it in again" in held.detail
+    drop(pipeline, "a.jsonl", [message(1)])
+    take_in(pipeline)
+    assert pipeline.documents.ledger.get([claimed.id])[0].state == "accepted"
+
+
+def test_a_drop_that_is_held_after_a_crash_half_way_leaves_no_record(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drops, "BATCH", 1)
+    drop(pipeline, "a.jsonl", [message(1), message(2), {**message(3), "x": 1}])
+    written = drops._batch_written
+
+    def crashing(
+        intake: drops.Intake, entry: Entry, batch: list[drops.Item], stored: set[int], before: Counts, session: ClientSession
+    ) -> Counts:
+        if before.read:
+            raise RuntimeError("power cut")
+        return written(intake, entry, batch, stored, before, session)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(drops, "_batch_written", crashing)
+        with pytest.raises(RuntimeError):
+            take_in(pipeline)
+    assert len(stored(pipeline.documents)) == 1
+    monkeypatch.setattr(validation, "FUTURE_TOLERANCE", timedelta(days=-30_000))
+    [held] = take_in(pipeline).entries
+    assert (held.state, held.reason, stored(pipeline.documents)) == ("held", Reason.TIME_IN_FUTURE, {})
+
+
+@pytest.mark.slow
+def test_thousands_of_waiting_files_are_one_run(pipeline: Pipeline) -> None:
+    for number in range(2_000):
+        drop(pipeline, f"{number:04}.jsonl", [message(number + ahead, campaign_id="c_1") for ahead in (0, 1)])
+    outcome = take_in(pipeline)
+    assert (len(outcome.entries), outcome.records) == (2_000, 4_000 - 1_999)
+    assert {entry.state for entry in outcome.entries} == {"accepted"} and all(entry.counts.balanced for entry in outcome.entries)
+    assert len(pipeline.documents.ledger.pending("embeddings", upstream=())) == 2_000

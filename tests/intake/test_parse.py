@@ -225,3 +225,25 @@ def test_the_json_test_suite(tmp_path: Path) -> None:
                 wrong[name] = found
     assert wrong == {}
     assert seen["n"] > 180 and seen["y"] > 90 and seen["i"] > 30
+
+
+@pytest.mark.parametrize("kept", [8, 1 << 20])
+def test_where_a_record_stands_and_how_long_it_is_is_said_of_the_decompressed_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    monkeypatch.setattr(parse, "MAX_RECORD_BYTES", kept)
+    monkeypatch.setattr(parse, "KEPT_BYTES", 4)
+    monkeypatch.setattr(parse, "CHUNK_BYTES", 5)
+    records = [GOOD, b"7", b'"a \\" b"', b"[1, 2,\t3]"]
+    for name, content in (
+        ("a.jsonl", b"\xef\xbb\xbf\r\n" + b" \t\r\n\n ".join(records)),
+        ("a.json", b" [ " + b" \n, ".join(records) + b" \r\n ] "),
+        ("b.json", b"  " + GOOD + b"   "),
+        ("a.jsonl.gz", gzip.compress(b"\n".join(records))),
+    ):
+        found = read(tmp_path, content, name)
+        plain = gzip.decompress(content) if name.endswith("gz") else content
+        expected = records if name != "b.json" else [GOOD]
+        assert [plain[record.offset : record.offset + record.length] for record in found] == expected
+        assert [record.raw for record in found] == [raw if len(raw) <= kept else raw[:4] for raw in expected]
+        assert [record.oversized for record in found] == [len(raw) > kept for raw in expected]

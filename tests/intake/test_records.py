@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from persona.intake.parse import RawRecord
-from persona.intake.records import to_document
+from persona.intake.records import ERASED_RECORD, Erased, names_in, to_document, whose
 from persona.schemas import Reason
 from persona.stores.documents.quarantine import Rejected
 
@@ -19,9 +19,9 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 BASE: dict[str, Any] = {"user_id": "u_1", "message": "hello", "timestamp": "2025-06-01T12:00:00Z"}
 
 
-def judged(raw: bytes | str) -> dict[str, Any] | Rejected:
+def judged(raw: bytes | str) -> dict[str, Any] | Rejected | Erased:
     body = raw.encode() if isinstance(raw, str) else raw
-    return to_document(RawRecord(line=7, offset=99, raw=body), drop="d" * 64, now=NOW)
+    return to_document(RawRecord(line=7, offset=99, raw=body, length=len(body)), drop="d" * 64, now=NOW)
 
 
 def outcome(**fields: Any) -> dict[str, Any] | Rejected:
@@ -264,4 +264,54 @@ def test_no_refusal_repeats_what_a_person_said(fields: dict[str, Any], cut: int)
 @settings(max_examples=200, deadline=None)
 @given(raw=st.binary(max_size=80) | st.text(max_size=80).map(lambda text: text.encode("utf-8", "surrogatepass")))
 def test_any_bytes_get_a_document_or_a_reason(raw: bytes) -> None:
-    assert isinstance(judged(raw), dict | Rejected)
+    assert isinstance(judged(raw), dict | Rejected | Erased)
+
+
+def test_what_was_erased_is_counted_and_no_more() -> None:
+    assert judged(ERASED_RECORD) == Erased(7)
+    assert isinstance(judged(ERASED_RECORD + b" "), Rejected)
+
+
+@pytest.mark.parametrize(
+    ("value", "stored"), [("3", 3.0), ("0.5", 0.5), (str(2**63), float(2**63)), (str(-(2**80)), -float(2**80)), ("1e300", 1e300)]
+)
+def test_a_value_is_a_number_of_any_size(value: str, stored: float) -> None:
+    document = judged(json.dumps(BASE)[:-1] + f', "value": {value}}}')
+    assert isinstance(document, dict) and document["value"] == stored
+
+
+@pytest.mark.parametrize("value", ["1e400", "-1e400", "1" * 400, '"1"', '"12345678901234567890"', "true", "NaN"])
+@pytest.mark.parametrize("more", ["", ', "n": 12345678901234567890'])
+def test_what_is_no_value(value: str, more: str) -> None:
+    assert isinstance(judged(json.dumps(BASE)[:-1] + f', "value": {value}{more}}}'), Rejected)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"user_id": "u 1", "message": "cut',
+        b'{"user_id: " u 1 ", "message": "a missing quote"}',
+        b'{"user_id": "u 1\\", "message": "a stray backslash"}',
+        b'{"user_id": "\\u0075 1", "message": "escaped}',
+        b'{"user_id" "u 1"; "message": "\xff"}',
+        b'[{"user_id": "u 1"}',
+        b'{\'user_id\': 7, "user_id": "u 1"',
+    ],
+)
+def test_whoever_a_broken_line_may_belong_to_is_found_in_it(raw: bytes) -> None:
+    assert "u 1" in names_in(raw) and "u 1" in whose(raw)
+    assert "u" not in names_in(raw)
+
+
+def test_whose_a_line_is() -> None:
+    assert whose(b'{"user_id": " u_1 ", "message": "u_2"}') == {"u_1"}
+    assert whose(b'{"user_id": 7}') == {"7"} and whose(b'{"user_id": 7.5}') == set() == whose(b'{"message": "u_1"}')
+    assert whose(f'{{"user_id": {2**70}}}'.encode()) == {str(2**70)}
+    assert {"u_1", "7"} <= whose(b'["u_1", 7]')
+    assert "7" in names_in(b'{"user_id": 7, "message": "cut') and "7" not in names_in(b'{"user_id": "u", "message": "7 cats')
+
+
+@given(user=st.text(min_size=1, max_size=12), escaped=st.booleans(), cut=st.integers(1, 20))
+def test_a_line_that_is_cut_behind_its_user_still_names_it(user: str, escaped: bool, cut: int) -> None:
+    line = json.dumps({"user_id": user, "message": "some words about nothing"}, ensure_ascii=escaped).encode()
+    assert user.strip() in names_in(line[:-cut])

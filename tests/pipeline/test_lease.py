@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 from pymongo.client_session import ClientSession
+from pymongo.errors import OperationFailure
 
 from persona.errors import Busy, LeaseLost, StoreUnavailable
 from persona.pipeline import lease as leasing
@@ -103,6 +104,18 @@ def test_the_heartbeat_keeps_a_lease_longer_than_its_time(documents: Documents) 
             pytest.fail("two writers")
 
 
+def test_transactions_in_a_row_keep_the_lease_where_no_heartbeat_gets_through(
+    documents: Documents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leasing, "_renew", lambda *asleep: None)
+    with held(documents, seconds=1) as mine:
+        for number in range(8):
+            mine.transaction(note(documents, f"{number}"))
+            time.sleep(0.3)
+        mine.check()
+    assert len(notes(documents)) == 8
+
+
 def test_who_slept_past_the_lease_can_write_no_more(documents: Documents, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leasing, "_renew", lambda *asleep: None)
     with held(documents, "sleeper", seconds=0.3) as sleeper:
@@ -123,8 +136,7 @@ def test_who_slept_past_the_lease_can_write_no_more(documents: Documents, monkey
 
 
 def test_a_heartbeat_that_comes_too_late_revives_nothing(documents: Documents) -> None:
-    token = documents.leases.acquire(_holder(psutil.Process()), seconds=0.1)
-    assert token is not None
+    token = acquired(documents, _holder(psutil.Process()), seconds=0.1)
     time.sleep(0.2)
     assert not documents.leases.renew(token, seconds=30)
     assert documents.leases.holder() is None
@@ -154,6 +166,36 @@ def test_what_fails_inside_a_transaction_leaves_nothing(documents: Documents) ->
     assert notes(documents) == []
 
 
+def acquired(documents: Documents, holder: dict[str, Any], *, seconds: float) -> int:
+    with documents.session() as session:
+        token = documents.leases.acquire(holder, seconds=seconds, session=session.session_id)
+    assert token is not None
+    return token
+
+
+def test_what_a_dead_holder_left_open_keeps_nobody_waiting(documents: Documents, process: subprocess.Popen[bytes]) -> None:
+    with documents.session() as session:
+        token = documents.leases.acquire(_holder(psutil.Process(process.pid)), seconds=60, session=session.session_id)
+        assert token is not None
+        session.start_transaction()
+        assert documents.leases.fence(token, seconds=60, session=session)
+        note(documents, "half")(session)
+        process.kill()
+        process.wait()
+        begun = time.monotonic()
+        with held(documents) as mine:
+            mine.transaction(note(documents, "the next one's"))
+        assert time.monotonic() - begun < 10
+        with pytest.raises(OperationFailure):
+            session.commit_transaction()
+    assert notes(documents) == ["the next one's"]
+
+
+def test_tokens_go_on_rising_when_mongodb_is_set_up_anew(new_documents: Callable[[], Documents]) -> None:
+    with held(new_documents()) as before, held(new_documents()) as after:
+        assert after.token >= before.token > 10**12
+
+
 @pytest.fixture
 def process() -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as running:
@@ -169,13 +211,13 @@ def _holder(process: psutil.Process, **changed: Any) -> dict[str, Any]:
 def test_a_dead_process_is_replaced_at_once_and_a_living_one_is_not(
     documents: Documents, process: subprocess.Popen[bytes]
 ) -> None:
-    assert documents.leases.acquire(_holder(psutil.Process(process.pid)), seconds=60) == 1
+    before = acquired(documents, _holder(psutil.Process(process.pid)), seconds=60)
     with pytest.raises(Busy, match="run old"), held(documents):
         pytest.fail("two writers")
     process.kill()
     process.wait()
     with held(documents) as mine:
-        assert mine.token == 2
+        assert mine.token > before
 
 
 @pytest.mark.parametrize(
@@ -184,7 +226,7 @@ def test_a_dead_process_is_replaced_at_once_and_a_living_one_is_not(
 def test_a_reused_process_id_is_another_process_and_other_hosts_are_beyond_our_knowledge(
     documents: Documents, changed: dict[str, Any], gone: bool
 ) -> None:
-    documents.leases.acquire(_holder(psutil.Process(), **changed), seconds=60)
+    acquired(documents, _holder(psutil.Process(), **changed), seconds=60)
     holder = documents.leases.holder()
     assert holder is not None and leasing.process_is_gone(holder) is gone
     assert not leasing.process_is_gone(dataclasses.replace(holder, **_of_this_process()))

@@ -82,7 +82,8 @@ def test_the_log_names_the_route_and_never_the_person(client: TestClient) -> Non
 def test_the_api_describes_itself(client: TestClient) -> None:
     assert client.get("/docs").status_code == 200
     document = client.get("/openapi.json").json()
-    assert set(document["paths"]) == {"/recommendations/{user_id}", "/health", "/livez", "/readyz"}
+    people = {"/users/{user_id}", "/users/{user_id}/export"}
+    assert set(document["paths"]) == {"/recommendations/{user_id}", "/health", "/livez", "/readyz"} | people
     route = document["paths"]["/recommendations/{user_id}"]["get"]
     assert {parameter["name"] for parameter in route["parameters"]} == {"user_id", "k", "channel", "exclude", "explain"}
     assert "application/problem+json" in route["responses"]["422"]["content"]

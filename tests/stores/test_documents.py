@@ -101,7 +101,8 @@ def test_what_a_set_of_drops_touched(documents: Documents) -> None:
         ]
     )
     assert records.users_of(["d1"]) == ["a", "b"] and records.users_of(["d1", "d2"]) == ["a", "b", "z"]
-    assert sorted(records.pairs_of(["d1"])) == [("a", "c1"), ("b", "c1")]
+    assert sorted(records.pairs_of(["d1"], ["a", "b", "z"])) == [("a", "c1"), ("b", "c1")]
+    assert list(records.pairs_of(["d1"], ["b"])) == [("b", "c1")] and list(records.pairs_of(["d1"], ["z"])) == []
     assert list(records.texts_of(["d1"])) == [(text_hash("text"), "text"), (text_hash("longer text"), "longer text")]
     assert set(records.text_hashes_of(["d2"])) == {text_hash("else")}
     assert sorted(found["_id"] for found in records.engagements_of_drops(["d1"])) == ["m1", "m3", "m4"]
@@ -200,14 +201,14 @@ def test_marks_take_sinks_off_and_reopening_puts_those_back_that_had_marked(docu
         documents.transaction(
             lambda session, name=name: ledger.accept(name, counts=Counts(), sinks=["s", "t"], run_id="r", session=session)
         )
-    documents.transaction(lambda session: ledger.mark("s", ["a"], run_id="r1", code_version="1", session=session))
+    documents.transaction(lambda session: ledger.mark("s", ["a"], run_id="r1", token=1, code_version="1", session=session))
     assert [entry.id for entry in ledger.pending("t", upstream=["s"])] == ["a"]
     assert [entry.id for entry in ledger.applied("s")] == ["a"] == [entry.id for entry in ledger.applied("s", run_id="r1")]
     before = ledger.fingerprint("s")
     ledger.reopen(["s", "t"])
     assert [entry.id for entry in ledger.pending("s", upstream=())] == ["a", "b"]
     assert ledger.pending("t", upstream=["s"]) == [] == ledger.applied("s")
-    documents.transaction(lambda session: ledger.mark("s", ["a"], run_id="r2", code_version="1", session=session))
+    documents.transaction(lambda session: ledger.mark("s", ["a"], run_id="r2", token=2, code_version="1", session=session))
     assert ledger.fingerprint("s") == before
     assert ledger.state_counts() == {"accepted": 2}
 
@@ -283,6 +284,79 @@ def test_serving_reads_the_old_collections_until_their_successors_are_full(docum
     assert stored.use_filled_collections() == in_use
     assert (stored.collections_in_use(), stored.collections_to_fill()) == (filling, filling)
     assert stored.use_filled_collections() is None
+
+
+def test_collections_are_named_until_they_have_been_dropped(documents: Documents) -> None:
+    stored = documents.embeddings
+    in_use = stored.collections_in_use()
+    assert (stored.collections_named(), stored.beside(), stored.retired_collections()) == ([in_use], None, {})
+    died = stored.begin_beside()
+    beside = stored.begin_beside()
+    assert (stored.beside(), stored.collections_in_use(), stored.collections_to_fill()) == (beside, in_use, in_use)
+    assert beside != died and stored.collections_named() == sorted([in_use, beside])
+    documents.transaction(lambda session: stored.use_beside(session=session))
+    assert (stored.beside(), stored.collections_in_use(), stored.collections_to_fill()) == (None, beside, beside)
+    assert stored.collections_named() == sorted([in_use, beside])
+    [(retired, seconds)] = stored.retired_collections().items()
+    assert retired == in_use and 0 <= seconds < 5
+    stored.forget_collections(retired)
+    assert stored.collections_named() == [beside]
+
+
+def test_what_another_model_had_begun_to_fill_is_retired_with_what_is_in_use(documents: Documents) -> None:
+    stored = documents.embeddings
+    in_use = stored.collections_in_use()
+    stored.begin_new_collections()
+    abandoned = stored.collections_to_fill()
+    stored.begin_new_collections()
+    assert (set(stored.retired_collections()), stored.collections_in_use()) == ({abandoned}, in_use)
+    stored.use_filled_collections()
+    assert set(stored.retired_collections()) == {abandoned, in_use}
+
+
+def test_labels_of_other_versions_and_of_texts_without_a_vector_are_forgotten(documents: Documents) -> None:
+    stored = documents.embeddings
+    stored.put(["a", "b"], np.zeros((2, 3), np.float32), model="m")
+    stored.put_labels({"a": ("x", 1.0), "c": ("x", 1.0)}, version="new")
+    stored.put_labels({"b": ("x", 1.0)}, version="old")
+    assert stored.forget_labels_except("new") == 2
+    assert stored.labels(["a", "b", "c"]) == {"a": "x"}
+
+
+def test_users_come_in_order_each_once(documents: Documents) -> None:
+    users = ["", "a", "b", "\U0001f600", "zz", "\uffee"]
+    documents.records.insert([{**record(f"{user} {number}"), "user_id": user} for user in users for number in range(3)])
+    for limit in (1, 4, 100):
+        listed, page = [], [""]
+        while page := documents.records.users_after(page[-1], limit=limit):
+            listed += page
+        assert sorted(listed) == sorted(users[1:]) and len(listed) == len(users) - 1
+    assert documents.records.known_among(["a", "nobody", "zz"]) == {"a", "zz"}
+
+
+def test_what_was_applied_since_a_token(documents: Documents) -> None:
+    ledger = documents.ledger
+    for number, key in enumerate("abc"):
+        ledger.claim(key, name=key, size=1, run_id="r")
+        documents.transaction(
+            lambda session, key=key: ledger.accept(key, counts=Counts(), sinks=["s"], run_id="r", session=session)
+        )
+        documents.transaction(
+            lambda session, key=key, token=number: ledger.mark(
+                "s", [key], run_id="r", token=token, code_version="1", session=session
+            )
+        )
+    assert [sorted(ledger.applied_since("s", token)) for token in (0, 1, 2)] == [["b", "c"], ["c"], []]
+    assert ledger.applied_since("other", 0) == []
+
+
+def test_one_run_rebuilds_an_asset_the_latest(documents: Documents) -> None:
+    rebuilds = documents.rebuilds
+    assert rebuilds.begin("a", run_id="r1", token=1) is None
+    assert rebuilds.begin("a", run_id="r2", token=2) == "r1"
+    assert (rebuilds.run_of("a"), rebuilds.run_of("b")) == ("r2", None)
+    rebuilds.end("a")
+    assert rebuilds.run_of("a") is None
 
 
 def test_centroids_of_other_runs_newest_first(documents: Documents) -> None:

@@ -162,3 +162,38 @@ def test_a_wrong_password_is_a_refusal_with_a_hint(stack_settings: Settings) -> 
     ):
         pass
     assert "NEO4J_PASSWORD" in refused.value.hint
+
+
+# -- putting right what is there ----------------------------------------------------------------------------------------
+
+
+def test_what_ties_these_people_is_replaced_and_nobody_elses(graph: Graph) -> None:
+    graph.upsert_engagements(
+        [engagement("u_1", "c_1"), engagement("u_1", "c_2"), engagement("u_2", "c_2"), engagement("u_3", "c_1")]
+    )
+    assert graph.replace_engagements(["u_1", "u_2", "u_4"], [engagement("u_1", "c_3"), engagement("u_1", "c_2")]) == 2
+    ties = {user: sorted(tie.campaign_id for tie in graph.history_of(user)) for user in ("u_1", "u_2", "u_3", "u_4")}
+    assert ties == {"u_1": ["c_2", "c_3"], "u_2": [], "u_3": ["c_1"], "u_4": []}
+
+
+def test_everybody_is_listed_once_whatever_the_ids_are_made_of(graph: Graph) -> None:
+    users = {*NAUGHTY_IDS, "\uffee", "\U00010000", "\ue000", "a", "A", "b" * 200, *(f"u_{number}" for number in range(40))}
+    graph.upsert_users(users)
+    for limit in (1, 7, 1_000):
+        listed, page = [], [""]
+        while page := graph.users_after(page[-1], limit=limit):
+            listed += page
+            assert len(listed) <= len(users)
+        assert len(listed) == len(users) and set(listed) == users
+
+
+def test_people_campaigns_and_lone_intents_can_be_removed_with_what_ties_them(graph: Graph) -> None:
+    graph.upsert_campaigns([Campaign(campaign_id="c_1", intents=["buy"]), Campaign(campaign_id="c_2", intents=["sell"])])
+    graph.upsert_engagements([engagement(f"u_{number}", "c_1") for number in range(30)])
+    graph.upsert_engagements([engagement("u_1", "c_2")])
+    assert graph.delete_lone_intents() == 0
+    assert graph.delete_users(["u_0", "u_1", "nobody"]) == 2
+    assert graph.delete_campaigns(["c_1", "no such"]) == 1
+    assert graph.delete_lone_intents() == 1
+    assert graph.campaign_ids() == ["c_2"]
+    assert [graph.count(what) for what in ("User", "Campaign", "Intent", "ENGAGED", "ADDRESSES")] == [28, 1, 1, 0, 1]

@@ -14,7 +14,7 @@ from threading import Barrier
 import pytest
 from sqlalchemy import create_engine, text
 
-from persona.errors import PersonaError, StoreRefused, StoreUnavailable
+from persona.errors import LeaseLost, PersonaError, StoreRefused, StoreUnavailable
 from persona.schemas import DayBucket, Fact
 from persona.stores.warehouse import StageRun, Warehouse, open_warehouse
 from tests.stores.conftest import NAUGHTY_IDS
@@ -58,6 +58,33 @@ def test_writing_twice_is_writing_once(warehouse: Warehouse) -> None:
     assert [warehouse.insert_facts(facts), warehouse.insert_facts(facts)] == [1_000, 0]
     assert warehouse.fact_count() == 1_000
     assert warehouse.day_buckets() == buckets_of(facts)
+
+
+def test_once_a_newer_token_wrote_an_older_one_writes_nothing(warehouse: Warehouse) -> None:
+    assert warehouse.fenced(7).insert_facts([fact(1)]) == 1
+    assert warehouse.fenced(8).insert_facts([fact(2)]) == 1
+    assert warehouse.fenced(8).insert_facts([fact(2)]) == 0
+    for overtaken in (lambda: warehouse.fenced(7).insert_facts([fact(3)]), lambda: warehouse.fenced(7).begin_beside()):
+        with pytest.raises(LeaseLost):
+            overtaken()
+    assert warehouse.fact_count() == 2
+    assert warehouse.insert_facts([fact(3)]) == 1
+
+
+def test_of_many_tokens_at_once_none_that_is_overtaken_gets_through(warehouse: Warehouse) -> None:
+    barrier = Barrier(8)
+
+    def write(token: int) -> int | None:
+        barrier.wait()
+        try:
+            return warehouse.fenced(token).insert_facts([fact(token)])
+        except LeaseLost:
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        written = list(pool.map(write, range(8)))
+    assert written[-1] == 1
+    assert warehouse.fact_count() == written.count(1)
 
 
 def test_buckets_equal_facts_whatever_overlaps(warehouse: Warehouse) -> None:
@@ -143,11 +170,10 @@ def test_days_are_utc_days_in_any_century(warehouse: Warehouse) -> None:
     instants = {"1969-12-31": -1, "1970-01-01": 0, "1998-04-22": 893_289_599_999, "2026-03-01": 1_772_323_200_000}
     warehouse.insert_facts([replace(fact(n), at_ms=at_ms) for n, at_ms in enumerate(instants.values())])
     assert [bucket.day for bucket in warehouse.day_buckets()] == list(instants)
-    assert warehouse.newest_fact_ms() == 1_772_323_200_000
 
 
 def test_an_empty_warehouse_answers(warehouse: Warehouse) -> None:
-    assert (warehouse.fact_count(), warehouse.newest_fact_ms(), warehouse.day_buckets()) == (0, None, [])
+    assert (warehouse.fact_count(), warehouse.day_buckets()) == (0, [])
     assert warehouse.insert_facts([]) == 0 and warehouse.facts_of_drops([]) == 0 and warehouse.refresh_users([]) == 0
 
 
@@ -168,13 +194,9 @@ def test_the_run_history_is_replaced_stage_by_stage_and_outlives_the_facts(wareh
         warehouse.record_anomaly(
             "r_2", "asset", "check", severity="WARN", value=n, threshold=None, at=STARTED + timedelta(seconds=n)
         )
-    warehouse.insert_facts([fact(1)])
-    warehouse.refresh_users([fact(1).user_id])
-    warehouse.clear_facts()
-    assert (warehouse.fact_count(), warehouse.day_buckets()) == (0, [])
+    warehouse.begin_beside()
+    warehouse.use_beside()
     assert warehouse.stages("r_2") == stages
-    assert list(warehouse.recent_runs(5)) == ["r_2", "r_1"]
-    assert warehouse.recent_runs(1) == {"r_2": stages}
     assert [(one.value, one.at) for one in warehouse.anomalies(2)] == [
         (2, STARTED + timedelta(seconds=2)),
         (1, STARTED + timedelta(seconds=1)),
@@ -290,3 +312,83 @@ def test_a_read_only_file_is_a_refusal(tmp_path: Path) -> None:
     file.chmod(0o444)
     with pytest.raises(StoreRefused), open_warehouse(f"sqlite:///{file}") as store:
         store.insert_facts([fact(1)])
+
+
+# -- rebuilt beside what is in use ----------------------------------------------------------------------------------------
+
+
+def test_what_is_filled_beside_is_seen_by_nobody_until_it_takes_the_place_of_what_is_in_use(
+    warehouse: Warehouse, warehouse_url: str
+) -> None:
+    right, wrong = [fact(n) for n in range(200)], [fact(n, drop="wrong") for n in range(150, 300)]
+    for _ in range(2):  # as the next rebuild finds what the last one made
+        warehouse.begin_beside()
+        warehouse.use_beside()
+        warehouse.insert_facts(wrong)
+        warehouse.begin_beside()
+        warehouse.beside().insert_facts(wrong)  # and left, when it died
+        warehouse.begin_beside()
+        assert warehouse.has_beside()
+        beside = warehouse.beside()
+        assert [beside.insert_facts(right[:120]), beside.insert_facts(right)] == [120, 80]
+        beside.refresh_users({one.user_id for one in right})
+        assert (warehouse.fact_count(), warehouse.facts_of_drops(["d_1"]), beside.fact_count()) == (150, 0, 200)
+        assert warehouse.day_buckets() == buckets_of(wrong)
+        with open_warehouse(warehouse_url) as reader:
+            assert reader.fact_count() == 150
+            warehouse.use_beside()
+            assert (reader.fact_count(), reader.day_buckets()) == (200, buckets_of(right))
+        assert not warehouse.has_beside()
+        assert warehouse.bucket_mismatches(["d_1"], limit=5) == []
+        assert warehouse.insert_facts([*right, fact(900)]) == 1
+
+
+def test_readers_find_either_while_one_takes_the_place_of_the_other(warehouse: Warehouse, warehouse_url: str) -> None:
+    old, new = [fact(n) for n in range(30)], [fact(n) for n in range(100, 140)]
+    warehouse.insert_facts(old)
+    ended = Barrier(2)
+    seen: set[int] = set()
+
+    def reading() -> None:
+        with open_warehouse(warehouse_url) as reader:
+            ended.wait()
+            until = time.monotonic() + 1.5
+            while time.monotonic() < until:
+                seen.add(sum(bucket.n for bucket in reader.day_buckets()))
+                reader.fact_count()
+
+    with ThreadPoolExecutor(1) as pool:
+        reader = pool.submit(reading)
+        ended.wait()
+        for facts in (new, old, new, old, new):
+            warehouse.begin_beside()
+            warehouse.beside().insert_facts(facts)
+            warehouse.use_beside()
+            time.sleep(0.1)
+        reader.result()
+    assert seen == {len(old), len(new)}
+
+
+def test_who_is_removed_is_removed_from_what_a_rebuild_fills_too(warehouse: Warehouse) -> None:
+    facts = [fact(n) for n in range(60)]
+    warehouse.begin_beside()
+    for tables in (warehouse, warehouse.beside()):
+        tables.insert_facts(facts)
+        tables.refresh_users(["u_1", "u_2"])
+    warehouse.remove_user("u_1")
+    assert warehouse.count_of("u_1") == 0
+    warehouse.use_beside()
+    assert warehouse.day_buckets() == buckets_of([one for one in facts if one.user_id != "u_1"])
+    assert warehouse.count_of("u_1") == 0 < warehouse.count_of("u_2")
+
+
+def test_an_overtaken_rebuild_neither_begins_nor_swaps(warehouse: Warehouse) -> None:
+    warehouse.fenced(8).begin_beside()
+    for overtaken in (
+        lambda: warehouse.fenced(7).begin_beside(),
+        lambda: warehouse.fenced(7).beside().insert_facts([fact(1)]),
+        lambda: warehouse.fenced(7).use_beside(),
+    ):
+        with pytest.raises(LeaseLost):
+            overtaken()
+    assert warehouse.has_beside() and warehouse.beside().fact_count() == 0

@@ -1,7 +1,7 @@
 """MongoDB, the truth: one class for each kind of thing kept there, all on one client. Queries live in these modules and nowhere else."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC
 from typing import Any, TypeVar
@@ -12,12 +12,15 @@ from pymongo.client_session import ClientSession
 from pymongo.database import Database
 
 from persona.stores.documents._errors import mongodb_errors
+from persona.stores.documents.backups import Backups
 from persona.stores.documents.catalog import Catalog
 from persona.stores.documents.embeddings import Embeddings
+from persona.stores.documents.erasures import Erasures
 from persona.stores.documents.generations import Generations
 from persona.stores.documents.leases import Leases
 from persona.stores.documents.ledger import Ledger
 from persona.stores.documents.quarantine import Quarantine
+from persona.stores.documents.rebuilds import Rebuilds
 from persona.stores.documents.records import Records
 from persona.stores.documents.tombstones import Tombstones
 
@@ -37,12 +40,28 @@ class Documents:
     catalog: Catalog
     generations: Generations
     leases: Leases
+    rebuilds: Rebuilds
+    backups: Backups
     tombstones: Tombstones
+    erasures: Erasures
 
-    def transaction(self, work: Callable[[ClientSession], T]) -> T:
-        """Run `work` in one transaction, again on transient errors; all of it happens or none."""
-        with mongodb_errors(), self.client.start_session() as session:
-            return session.with_transaction(work)
+    @contextmanager
+    def session(self) -> Iterator[ClientSession]:
+        """A session for transactions, one after the other."""
+        with mongodb_errors():
+            session = self.client.start_session()
+        with session:
+            yield session
+
+    def transaction(self, work: Callable[[ClientSession], T], *, session: ClientSession | None = None) -> T:
+        """Run `work` in one transaction, of this session or one of its own, again on transient errors; all of it happens or none."""
+        with mongodb_errors(), nullcontext(session) if session else self.client.start_session() as ours:
+            return ours.with_transaction(work)
+
+    def server_version(self) -> str:
+        """Of MongoDB."""
+        with mongodb_errors():
+            return str(self.client.server_info()["version"])
 
     def ping(self) -> None:
         """Raise `StoreUnavailable` when the server does not answer."""
@@ -88,5 +107,8 @@ def documents_in(client: MongoClient[dict[str, Any]], database: str) -> Document
         catalog=Catalog(db),
         generations=Generations(db),
         leases=Leases(db),
+        rebuilds=Rebuilds(db),
+        backups=Backups(db),
         tombstones=Tombstones(db),
+        erasures=Erasures(db),
     )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from pymongo.client_session import ClientSession
 from pymongo.errors import (
     AutoReconnect,
     ConnectionFailure,
@@ -13,6 +14,7 @@ from pymongo.errors import (
     NetworkTimeout,
     OperationFailure,
     PyMongoError,
+    ServerSelectionTimeoutError,
 )
 
 from persona.errors import StoreRefused, StoreUnavailable
@@ -20,12 +22,14 @@ from persona.errors import StoreRefused, StoreUnavailable
 C = TypeVar("C")
 
 STORE = "mongodb"
-UNAVAILABLE_CODES = {91, 189, 11600, 11602, 10107, 13435, 13436}  # shutting down, stepping down, interrupted, not primary
+# starting, shutting or stepping down, interrupted, not primary
+UNAVAILABLE_CODES = {91, 189, 211, 11600, 11602, 10107, 13435, 13436}
 HINTS = {
     13: "The credentials in MONGODB_URI may not read or write this database: grant readWrite on it.",
     18: "Check the user name and password in MONGODB_URI.",
-    14031: "MongoDB's disk is full: free space on its volume, then run again.",
+    371: "Someone has told MongoDB to refuse writes (setUserWriteBlockMode): have that ended, then run again.",
 }
+DISK_FULL_CODE, DISK_FULL_SIGN = 14031, "No space left on device"  # the sign comes with a code that says nothing
 
 
 @contextmanager
@@ -38,10 +42,12 @@ def mongodb_errors() -> Iterator[None]:
             raise StoreUnavailable(STORE, str(error.code)) from None
         if isinstance(error, ExecutionTimeout):
             raise StoreUnavailable(STORE, "the operation took too long") from None
+        if error.code == DISK_FULL_CODE or DISK_FULL_SIGN in str(error.details):
+            raise StoreRefused("MongoDB's disk is full", hint="Free space on its volume, then run again.") from None
         hint = HINTS.get(error.code or 0, "Mend what MongoDB names, then run again: nothing that was read is lost.")
         raise StoreRefused(f"MongoDB refused (code {error.code}): {_reason(error)}", hint=hint) from None
     except (ConnectionFailure, NetworkTimeout, AutoReconnect) as error:
-        raise StoreUnavailable(STORE, type(error).__name__) from None
+        raise StoreUnavailable(STORE, _in_words(error)) from None
     except PyMongoError as error:
         raise StoreRefused(f"MongoDB: {type(error).__name__}", hint="See the log for the driver's message.") from None
 
@@ -66,12 +72,18 @@ def _translated(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def calling(*args: Any, **kwargs: Any) -> Any:
-        if "session" in kwargs:  # inside a transaction the driver must see its own errors, to know which to try again
+        if isinstance(kwargs.get("session"), ClientSession):  # in a transaction the driver must see its own errors, to try again
             return function(*args, **kwargs)
         with mongodb_errors():
             return function(*args, **kwargs)
 
     return calling
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, ServerSelectionTimeoutError):
+        return "no server takes writes at its address"
+    return "it took too long to answer" if isinstance(error, NetworkTimeout) else "the connection broke"
 
 
 def _reason(error: OperationFailure) -> str:

@@ -67,6 +67,11 @@ class Catalog:
         found = self._customers.find_one({"_id": user_id})
         return Customer.model_validate(found) if found else None
 
+    def remove_customer(self, user_id: str) -> None:
+        """Forget what the team knew of this person."""
+        if self._customers.delete_one({"_id": user_id}).deleted_count:
+            self._bump()
+
     def suppressed(self) -> frozenset[str]:
         """Everyone who is to be left alone."""
         return frozenset(found["_id"] for found in self._customers.find({"suppressed": True}, {"_id": 1}))

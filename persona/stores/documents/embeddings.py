@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from bson.binary import Binary
 from pymongo import ReplaceOne
+from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError
@@ -18,6 +19,7 @@ from persona.stores.documents._errors import translated
 
 CHUNK = 5_000
 DUPLICATE_KEY = 11000
+COLLECTIONS = {"_id": "collections"}
 
 
 def text_hash(text: str) -> str:
@@ -58,42 +60,98 @@ class Embeddings:
         self._centroids.drop()
         self._state.delete_many({"_id": {"$in": ["embedding_model", "labels"]}})
 
+    # -- which vector collections there are -------------------------------------------------------------------------------
+
     def collections_in_use(self) -> str:
         """The suffix of the vector collections that serving reads."""
-        return self._collections()["in_use"]
+        in_use: str = self._collections()["in_use"]
+        return in_use
 
     def collections_to_fill(self) -> str:
-        """The suffix of the vector collections that are written: the ones in use, or their successors during a rebuild."""
-        return self._collections()["to_fill"]
+        """The suffix of the vector collections that drops go to: the ones in use, or their successors for another model."""
+        to_fill: str = self._collections()["to_fill"]
+        return to_fill
+
+    def collections_named(self) -> list[str]:
+        """Every suffix whose collections may hold anything: in use, filled, built beside by a rebuild, or about to be dropped."""
+        collections = self._collections()
+        retired = [entry["version"] for entry in collections["retired"]]
+        named = (collections["in_use"], collections["to_fill"], collections["beside"], *retired)
+        return sorted({version for version in named if version})
 
     def begin_new_collections(self) -> None:
-        """From now on write to the next suffix, whose collections do not exist yet; the ones in use go on serving."""
+        """From now on drops go to the next suffix, whose collections do not exist yet; the ones in use go on serving."""
         before = self._collections()
-        number = max(int(before[role].removeprefix("v")) for role in ("in_use", "to_fill")) + 1
-        versions = {"in_use": before["in_use"], "to_fill": f"v{number}"}
-        self._state.update_one({"_id": "collections"}, {"$set": versions}, upsert=True)
+        self._change(in_use=before["in_use"], to_fill=self._next(), retired={before["to_fill"]} - {before["in_use"]})
+
+    def begin_beside(self) -> str:
+        """Note the next suffix as being built beside the others, in place of one that was begun before; return it."""
+        version = self._next()
+        self._state.update_one(COLLECTIONS, {"$set": {**self._collections(), "beside": version}}, upsert=True)
+        return version
+
+    def use_beside(self, *, session: ClientSession) -> None:
+        """Let serving read, and drops go to, what has been built beside; the others are retired."""
+        before = self._collections()
+        retired = {before["in_use"], before["to_fill"]}
+        self._change(in_use=before["beside"], to_fill=before["beside"], retired=retired, session=session)
 
     def use_filled_collections(self) -> str | None:
-        """Let serving read what has been filled; return the suffix that is out of use now, if any."""
+        """Let serving read what drops go to; return the suffix that is retired by that, if they were not the same."""
         before = self._collections()
         if before["in_use"] == before["to_fill"]:
             return None
-        self._state.update_one({"_id": "collections"}, {"$set": {"in_use": before["to_fill"]}})
-        return before["in_use"]
+        self._change(in_use=before["to_fill"], to_fill=before["to_fill"], retired={before["in_use"]})
+        return str(before["in_use"])
 
-    def _collections(self) -> dict[str, str]:
-        return self._state.find_one({"_id": "collections"}) or {"in_use": "v1", "to_fill": "v1"}
+    def retired_collections(self) -> dict[str, float]:
+        """Suffix to seconds since it was last in use."""
+        with_the_time = [{"$match": COLLECTIONS}, {"$set": {"now": "$$NOW"}}]
+        for found in self._state.aggregate(with_the_time):
+            current = (found["in_use"], found["to_fill"])
+            retired = [entry for entry in found.get("retired", ()) if entry["version"] not in current]
+            return {entry["version"]: (found["now"] - entry["at"]).total_seconds() for entry in retired}
+        return {}
 
-    def forget_labels(self) -> None:
-        """Drop every inferred intent: the first step of inferring them anew."""
-        self._labels.drop()
-        self._state.delete_one({"_id": "labels"})
+    def beside(self) -> str | None:
+        """The suffix that is being built beside, or that a rebuild which died has left."""
+        beside: str | None = self._collections()["beside"]
+        return beside
+
+    def forget_collections(self, version: str) -> None:
+        """This suffix, retired or built beside, has been dropped."""
+        self._state.update_one(COLLECTIONS, {"$pull": {"retired": {"version": version}}})
+        self._state.update_one({**COLLECTIONS, "beside": version}, {"$set": {"beside": None}})
+
+    def _change(self, *, in_use: str, to_fill: str, retired: set[str], session: ClientSession | None = None) -> None:
+        change = {
+            "in_use": in_use,
+            "to_fill": to_fill,
+            "beside": {"$cond": [{"$eq": ["$beside", in_use]}, None, "$beside"]},
+            "retired": {
+                "$concatArrays": [
+                    {"$ifNull": ["$retired", []]},
+                    [{"version": version, "at": "$$NOW"} for version in sorted(retired)],
+                ]
+            },
+        }
+        self._state.update_one(COLLECTIONS, [{"$set": change}], upsert=True, session=session)
+
+    def _next(self) -> str:
+        return f"v{max(int(version.removeprefix('v')) for version in self.collections_named()) + 1}"
+
+    def _collections(self) -> dict[str, Any]:
+        none: dict[str, Any] = {"in_use": "v1", "to_fill": "v1", "beside": None, "retired": []}
+        found = self._state.find_one(COLLECTIONS, {"_id": 0}) or {}
+        return none | found
+
+    # -- vectors and labels -----------------------------------------------------------------------------------------------
 
     def present(self, hashes: Sequence[str]) -> set[str]:
         """Which of these texts have a vector."""
         return {found["_id"] for chunk in _chunks(hashes) for found in self._vectors.find({"_id": {"$in": chunk}}, {"_id": 1})}
 
-    def put(self, hashes: Sequence[str], vectors: Vectors, *, model: str) -> None:
+    def put(self, hashes: Sequence[str], vectors: Vectors, *, model: str, session: ClientSession | None = None) -> None:
         """Store one vector a text, for texts that have none; one that has keeps it."""
         documents = [
             {"_id": key, "model": model, "vector": Binary(vector.tobytes())}
@@ -101,7 +159,7 @@ class Embeddings:
         ]
         try:
             if documents:
-                self._vectors.insert_many(documents, ordered=False)
+                self._vectors.insert_many(documents, ordered=False, session=session)
         except BulkWriteError as error:
             if any(failure["code"] != DUPLICATE_KEY for failure in error.details["writeErrors"]):
                 raise
@@ -113,6 +171,11 @@ class Embeddings:
             for chunk in _chunks(list(hashes))
             for found in self._vectors.find({"_id": {"$in": chunk}}, {"vector": 1})
         }
+
+    def after(self, last: str, *, limit: int) -> dict[str, Vector]:
+        """The next `limit` texts after this hash, in the order of the hashes, each with its vector."""
+        found = self._vectors.find({"_id": {"$gt": last}}, {"vector": 1}).sort("_id", 1).limit(limit)
+        return {document["_id"]: np.frombuffer(document["vector"], dtype=np.float32) for document in found}
 
     def scan(self) -> Iterator[tuple[str, Vector]]:
         """Every stored vector, in the order of the hashes."""
@@ -128,14 +191,30 @@ class Embeddings:
         """All labels are of this version now."""
         self._state.replace_one({"_id": "labels"}, {"_id": "labels", "version": version}, upsert=True)
 
-    def put_labels(self, labels: Mapping[str, tuple[str | None, float]], *, version: str) -> None:
+    def put_labels(
+        self, labels: Mapping[str, tuple[str | None, float]], *, version: str, session: ClientSession | None = None
+    ) -> None:
         """Store the inferred (intent or None, score) of each text with the version of what inferred it."""
         writes = [
             ReplaceOne({"_id": key}, {"_id": key, "intent": intent, "score": score, "version": version}, upsert=True)
             for key, (intent, score) in labels.items()
         ]
         if writes:
-            self._labels.bulk_write(writes, ordered=False)
+            self._labels.bulk_write(writes, ordered=False, session=session)
+
+    def forget_labels_except(self, version: str) -> int:
+        """Drop the labels that another version inferred, and those of texts that have no vector; return how many."""
+        outdated = self._labels.delete_many({"version": {"$ne": version}}).deleted_count
+        without = self._labels.aggregate(
+            [
+                {"$lookup": {"from": self._vectors.name, "localField": "_id", "foreignField": "_id", "as": "vector"}},
+                {"$match": {"vector": []}},
+                {"$project": {"_id": 1}},
+            ]
+        )
+        for chunk in _chunks([found["_id"] for found in without]):
+            outdated += self._labels.delete_many({"_id": {"$in": chunk}}).deleted_count
+        return outdated
 
     def labelled(self, hashes: Sequence[str], *, version: str) -> set[str]:
         """Which of these texts have a label of this version."""
@@ -166,6 +245,14 @@ class Embeddings:
     def count(self) -> int:
         """The number of distinct texts with a vector."""
         return self._vectors.estimated_document_count()
+
+    def remove(self, hashes: Iterable[str]) -> None:
+        """Forget these texts: their vectors, their labels, and the mean of a run that met no other text."""
+        for chunk in _chunks(list(hashes)):
+            vectors = [found["vector"] for found in self._vectors.find({"_id": {"$in": chunk}}, {"vector": 1})]
+            self._centroids.delete_many({"vector": {"$in": vectors}})
+            self._labels.delete_many({"_id": {"$in": chunk}})
+            self._vectors.delete_many({"_id": {"$in": chunk}})
 
 
 def _chunks(items: Sequence[str]) -> Iterator[list[str]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pymongo import ASCENDING, IndexModel
+from pymongo import ASCENDING, IndexModel, ReplaceOne, UpdateOne
 from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 from pymongo.database import Database
@@ -18,9 +18,11 @@ from pymongo.database import Database
 from persona.stores.documents._errors import translated
 
 Kind = Literal["drop", "catalog"]
+HEX = "0123456789abcdef"
 INDEXES = [
     IndexModel([("pending", ASCENDING)], name="by_pending_sink", sparse=True),
     IndexModel([("state", ASCENDING), ("claimed_at", ASCENDING)], name="by_state"),
+    IndexModel([("aliases", ASCENDING)], name="by_alias", sparse=True),
 ]
 
 
@@ -48,16 +50,25 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
+class Happening:
+    """One line of an entry's history."""
+
+    what: str
+    run_id: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One drop or catalog in the ledger."""
 
     id: str
-    """SHA-256 of the content."""
+    """SHA-256 of the content as it first arrived."""
     kind: Kind
     name: str
     size: int
     state: str
-    """claimed | accepted | held for drops; loaded | refused for catalogs."""
+    """claimed | accepted | held | discarded for drops; loaded | refused for catalogs."""
     attempts: int = 0
     reason: str | None = None
     detail: str | None = None
@@ -66,6 +77,14 @@ class Entry:
     """For catalogs: campaigns | intents | users."""
     run_id: str | None = None
     claimed_at: datetime | None = None
+    changed_at: datetime | None = None
+    """When its history got its latest line."""
+    was_accepted: bool = False
+    """Whether its records were ever accepted: what was accepted is not held any more."""
+    released: bool = False
+    """Whether a person let in what validates of it, whatever does not."""
+    aliases: tuple[str, ...] = ()
+    """SHA-256 of what its content became when people in it were erased."""
 
 
 @translated
@@ -93,7 +112,17 @@ class Ledger:
 
     def remember_file(self, path: str, signature: str, entry: str) -> None:
         """Note that the file with this path and stat holds this entry's content."""
-        self._files.replace_one({"_id": path}, {"_id": path, "signature": signature, "entry": entry}, upsert=True)
+        self.remember_files({path: (signature, entry)})
+
+    def remember_files(self, files: Mapping[str, tuple[str, str]]) -> None:
+        """`remember_file` of several: path to stat signature and entry."""
+        if files:
+            self._files.bulk_write(
+                [
+                    ReplaceOne({"_id": path}, {"_id": path, "signature": signature, "entry": entry}, upsert=True)
+                    for path, (signature, entry) in files.items()
+                ]
+            )
 
     def forget_files(self, entry: str) -> None:
         """Let the files that hold this content be claimed again: our copy of it is gone."""
@@ -111,22 +140,38 @@ class Ledger:
     # -- drops ------------------------------------------------------------------------------------------------------------
 
     def claim(self, entry: str, *, name: str, size: int, run_id: str) -> bool:
-        """Enter a drop whose content has been copied; False when this content is known already.
+        """`claim_all` of one drop: whether it is to be judged."""
+        return self.claim_all([(entry, name, size)], run_id=run_id) == 1
 
-        One that is held is judged again when it comes under another name: the name says which format is meant.
+    def claim_all(self, drops: Sequence[tuple[str, str, int]], *, run_id: str) -> int:
+        """Enter drops, as (hash, name, size), whose content has been copied; return how many are to be judged.
+
+        Content that is known is not entered again. Of what is known, a drop that is held is judged again when it comes under another
+        name: the name says which format is meant.
         """
         now = datetime.now(UTC)
-        document = {
-            "kind": "drop", "name": name, "size": size, "state": "claimed", "attempts": 0, "counts": Counts().as_dict(),
-            "claimed_at": now, "run_id": run_id, "history": [_line("claimed", run_id, now)],
-        }  # fmt: skip
-        if self._entries.update_one({"_id": entry}, {"$setOnInsert": document}, upsert=True).upserted_id is not None:
-            return True
-        renamed = {
-            "$set": {"name": name, "state": "claimed", "attempts": 0, "run_id": run_id},
-            "$push": {"history": _line("claimed under another name", run_id, now)},
-        }
-        return self._entries.update_one({"_id": entry, "state": "held", "name": {"$ne": name}}, renamed).modified_count == 1
+        known = self.known_as([entry for entry, _, _ in drops])
+        drops = [drop for drop in drops if drop[0] not in known]
+        if not drops:
+            return 0
+        entered = self._entries.bulk_write(
+            [
+                UpdateOne({"_id": entry}, {"$setOnInsert": _claimed(name, size, run_id, now)}, upsert=True)
+                for entry, name, size in drops
+            ]
+        )
+        renamed = [
+            UpdateOne(
+                {"_id": entry, "state": "held", "name": {"$ne": name}},
+                {
+                    "$set": {"name": name, "state": "claimed", "attempts": 0, "run_id": run_id},
+                    "$push": {"history": _line("claimed under another name", run_id, now)},
+                },
+            )
+            for index, (entry, name, _) in enumerate(drops)
+            if index not in (entered.upserted_ids or {})
+        ]
+        return entered.upserted_count + (self._entries.bulk_write(renamed).modified_count if renamed else 0)
 
     def claimed(self) -> list[Entry]:
         """Drops that wait to be judged and written, oldest first."""
@@ -134,19 +179,26 @@ class Ledger:
 
     def begin_attempt(self, entry: str) -> int:
         """Count one more run that starts on this drop; return how many began without ending."""
-        found = self._entries.find_one_and_update({"_id": entry}, {"$inc": {"attempts": 1}}, return_document=True)
+        found = self._entries.find_one_and_update(
+            {"_id": entry}, {"$inc": {"attempts": 1}}, {"attempts": 1}, return_document=True
+        )
         return int(found["attempts"]) if found else 0
 
-    def read_again(self, entries: Sequence[str]) -> None:
-        """Let these drops be judged again from their claimed copies."""
-        again = {"state": "claimed", "attempts": 0}
-        self._entries.update_many({"_id": {"$in": list(entries)}, "kind": "drop"}, {"$set": again, "$unset": {"pending": ""}})
+    def read_again(self, entries: Sequence[str], *, what: str, run_id: str, released: bool = False) -> None:
+        """Let these drops be judged again from their claimed copies; `what` is the line of their history."""
+        again = {"state": "claimed", "attempts": 0, **({"released": True} if released else {})}
+        self._entries.update_many(
+            {"_id": {"$in": list(entries)}, "kind": "drop"},
+            {"$set": again, "$unset": {"pending": ""}, "$push": {"history": _line(what, run_id)}},
+        )
 
     def end_attempt(self, entry: str) -> None:
         """The run ended on its own feet, well or not: what counts as a crash starts anew."""
         self._entries.update_one({"_id": entry}, {"$set": {"attempts": 0}})
 
-    def hold(self, entry: str, *, reason: str, detail: str, counts: Counts, run_id: str) -> None:
+    def hold(
+        self, entry: str, *, reason: str, detail: str, counts: Counts, run_id: str, session: ClientSession | None = None
+    ) -> None:
         """Keep the whole claimed drop out, with the reason; its copy stays."""
         self._entries.update_one(
             {"_id": entry, "state": "claimed"},
@@ -154,11 +206,15 @@ class Ledger:
                 "$set": {
                     "state": "held", "reason": reason, "detail": detail, "counts": counts.as_dict(), "run_id": run_id, "attempts": 0,
                 },
+                "$unset": {"released": ""},
                 "$push": {"history": _line(f"held: {reason}", run_id)},
             },
+            session=session,
         )  # fmt: skip
 
-    def accept(self, entry: str, *, counts: Counts, sinks: Sequence[str], run_id: str, session: ClientSession) -> None:
+    def accept(
+        self, entry: str, *, counts: Counts, sinks: Sequence[str], run_id: str, what: str = "accepted", session: ClientSession
+    ) -> None:
         """All of the drop's records are written: from now on it waits for these sinks."""
         self._entries.update_one(
             {"_id": entry},
@@ -168,10 +224,58 @@ class Ledger:
                     "marks.raw_conversations": {"run_id": run_id, "at": datetime.now(UTC)},
                 },
                 "$unset": {"reason": "", "detail": ""},
-                "$push": {"history": _line("accepted", run_id)},
+                "$push": {"history": _line(what, run_id)},
             },
             session=session,
         )  # fmt: skip
+
+    def discard(self, entries: Sequence[str], *, run_id: str) -> None:
+        """Set these held drops aside for good: they ask for nothing any more, and nothing of them is forgotten."""
+        self._entries.update_many(
+            {"_id": {"$in": list(entries)}, "kind": "drop", "state": "held"},
+            {"$set": {"state": "discarded"}, "$push": {"history": _line("discarded", run_id)}},
+        )
+
+    def replace(self, entry: str, new: str, *, name: str, size: int, run_id: str, session: ClientSession) -> None:
+        """Enter a mended drop that takes this one's place; one that was held is discarded, and both histories say so."""
+        now = datetime.now(UTC)
+        document = _claimed(name, size, run_id, now)
+        document["history"].append(_line(f"replaces {entry}", run_id, now))
+        self._entries.insert_one({"_id": new, **document}, session=session)
+        replaced = f"replaced by {new}"
+        self._entries.update_one({"_id": entry}, {"$push": {"history": _line(replaced, run_id, now)}}, session=session)
+        self._entries.update_one(
+            {"_id": entry, "state": "held"}, {"$set": {"state": "discarded", "detail": replaced}}, session=session
+        )
+
+    def drops_called(self, name: str) -> list[Entry]:
+        """The drops with this file name, hash, or beginning of a hash."""
+        named: list[dict[str, Any]] = [{"name": name}]
+        if name and not name.lower().strip(HEX):
+            named.append({"_id": {"$gte": name.lower(), "$lt": f"{name.lower()}g"}})
+        found = self._entries.find({"kind": "drop", "$or": named}).sort([("claimed_at", 1), ("_id", 1)])
+        return [_entry(document) for document in found]
+
+    def add_alias(self, entry: str, sha256: str, *, session: ClientSession | None = None) -> None:
+        """Know the drop under this hash too: what its content became when people in it were erased."""
+        self._entries.update_one({"_id": entry}, {"$addToSet": {"aliases": sha256}}, session=session)
+
+    def known_as(self, hashes: Sequence[str]) -> dict[str, str]:
+        """Of these hashes those that are an entry's alias, each with the entry."""
+        found = self._entries.find({"aliases": {"$in": list(hashes)}}, {"aliases": 1})
+        wanted = set(hashes)
+        return {alias: entry["_id"] for entry in found for alias in entry["aliases"] if alias in wanted}
+
+    def recount(self, entry: str, counts: Counts, *, what: str, run_id: str) -> None:
+        """Replace the drop's counts, with a line of its history that says why."""
+        self._entries.update_one(
+            {"_id": entry}, {"$set": {"counts": counts.as_dict()}, "$push": {"history": _line(what, run_id)}}
+        )
+
+    def history(self, entry: str) -> list[Happening]:
+        """What was done with this entry, oldest first."""
+        found = self._entries.find_one({"_id": entry}, {"history": 1}) or {}
+        return [Happening(line["what"], line["run_id"], line["at"]) for line in found.get("history", ())]
 
     # -- catalogs ---------------------------------------------------------------------------------------------------------
 
@@ -223,9 +327,11 @@ class Ledger:
         found = {document["_id"]: _entry(document) for document in self._entries.find({"_id": {"$in": list(entries)}})}
         return [found[entry] for entry in entries if entry in found]
 
-    def mark(self, sink: str, entries: Sequence[str], *, run_id: str, code_version: str, session: ClientSession) -> None:
-        """This sink has applied these entries."""
-        mark = {"run_id": run_id, "at": datetime.now(UTC), "code_version": code_version}
+    def mark(
+        self, sink: str, entries: Sequence[str], *, run_id: str, token: int, code_version: str, session: ClientSession
+    ) -> None:
+        """This sink has applied these entries, under the lease with this token."""
+        mark = {"run_id": run_id, "token": token, "at": datetime.now(UTC), "code_version": code_version}
         for start in range(0, len(entries), 5_000):
             self._entries.update_many(
                 {"_id": {"$in": list(entries[start : start + 5_000])}},
@@ -233,13 +339,14 @@ class Ledger:
                 session=session,
             )
 
-    def reopen(self, sinks: Sequence[str], *, kinds: Sequence[Kind] = ("drop", "catalog")) -> None:
-        """Let every accepted drop and loaded catalog wait for these sinks again, each kind only for the sinks it concerns."""
+    def reopen(
+        self, sinks: Sequence[str], *, kinds: Sequence[Kind] = ("drop", "catalog"), entries: Sequence[str] | None = None
+    ) -> None:
+        """Let every accepted drop and loaded catalog, or these, wait for these sinks again, each only for those it concerns."""
+        among = {} if entries is None else {"_id": {"$in": list(entries)}}
+        query = {**among, "kind": {"$in": list(kinds)}, "state": {"$in": ["accepted", "loaded"]}}
         for sink in sinks:
-            self._entries.update_many(
-                {"kind": {"$in": list(kinds)}, "state": {"$in": ["accepted", "loaded"]}, f"marks.{sink}": {"$exists": True}},
-                {"$addToSet": {"pending": sink}},
-            )
+            self._entries.update_many({**query, f"marks.{sink}": {"$exists": True}}, {"$addToSet": {"pending": sink}})
 
     def applied(self, asset: str, *, run_id: str | None = None) -> list[Entry]:
         """What this asset applied in this run; without a run, in its latest."""
@@ -250,6 +357,11 @@ class Ledger:
             run_id = latest["marks"][asset]["run_id"]
         found = self._entries.find({f"marks.{asset}.run_id": run_id, "pending": {"$ne": asset}})
         return [_entry(document) for document in found.sort([("claimed_at", 1), ("_id", 1)])]
+
+    def applied_since(self, sink: str, token: int) -> list[str]:
+        """The drops that this sink applied under leases later than the one with this token."""
+        found = self._entries.find({"kind": "drop", f"marks.{sink}.token": {"$gt": token}}, {"_id": 1})
+        return [entry["_id"] for entry in found]
 
     def to_check(self, asset: str, *, downstream: Sequence[str]) -> list[Entry]:
         """What a blocking check looks at: what the asset's latest run applied, and what it ever applied that is still on its way.
@@ -299,6 +411,10 @@ class Ledger:
         """The newest entries of a kind, newest first."""
         return [_entry(found) for found in self._entries.find({"kind": kind}).sort([("claimed_at", -1), ("_id", 1)]).limit(limit)]
 
+    def ids(self, kind: Kind) -> list[str]:
+        """Every entry of a kind, whatever became of it, in order."""
+        return [found["_id"] for found in self._entries.find({"kind": kind}, {"_id": 1}).sort("_id", 1)]
+
     def all_of(self, kind: Kind, *, states: Iterable[str]) -> list[Entry]:
         """Every entry of a kind in these states, oldest first."""
         query = {"kind": kind, "state": {"$in": list(states)}}
@@ -312,6 +428,13 @@ class Ledger:
 
 def _line(what: str, run_id: str, at: datetime | None = None) -> dict[str, Any]:
     return {"what": what, "run_id": run_id, "at": at or datetime.now(UTC)}
+
+
+def _claimed(name: str, size: int, run_id: str, at: datetime) -> dict[str, Any]:
+    return {
+        "kind": "drop", "name": name, "size": size, "state": "claimed", "attempts": 0, "counts": Counts().as_dict(),
+        "claimed_at": at, "run_id": run_id, "history": [_line("claimed", run_id, at)],
+    }  # fmt: skip
 
 
 def _entry(document: Mapping[str, Any]) -> Entry:
@@ -328,4 +451,8 @@ def _entry(document: Mapping[str, Any]) -> Entry:
         catalog=document.get("catalog"),
         run_id=document.get("run_id"),
         claimed_at=document.get("claimed_at"),
+        changed_at=document["history"][-1]["at"] if document.get("history") else None,
+        was_accepted="raw_conversations" in document.get("marks", {}),
+        released=document.get("released", False),
+        aliases=tuple(document.get("aliases", ())),
     )

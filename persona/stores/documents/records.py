@@ -6,21 +6,32 @@ from datetime import datetime
 from typing import Any
 
 from pymongo import ASCENDING, DESCENDING, IndexModel
+from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 from pymongo.database import Database
-from pymongo.errors import BulkWriteError
 
 from persona.schemas import Event
+from persona.stores._chunks import chunks
 from persona.stores.documents._errors import translated
 
-DUPLICATE_KEY = 11000
+HASHES_PER_QUERY = 50_000
 INDEXES = [
+    # in the order in which they were written, so that reading a whole drop does not jump to and fro
     IndexModel([("drop", ASCENDING)], name="by_drop"),
+    # whom a drop touched, and with which campaigns, is answered from the index alone: every stage and most checks ask it
+    IndexModel([("drop", ASCENDING), ("user_id", ASCENDING), ("campaign_id", ASCENDING)], name="touched_by_drop"),
+    IndexModel(
+        [("drop", ASCENDING), ("text_hash", ASCENDING)],
+        name="texts_by_drop",
+        partialFilterExpression={"text_hash": {"$exists": True}},
+    ),
     IndexModel([("user_id", ASCENDING), ("timestamp", DESCENDING)], name="by_user_and_time"),
     # which of these users ever expressed anything? Answered without touching the records of those who only clicked.
     IndexModel([("user_id", ASCENDING)], name="expressive", partialFilterExpression={"expressive": True}),
     IndexModel([("timestamp", DESCENDING)], name="newest"),
 ]
+A_CAMPAIGN, A_TEXT = {"campaign_id": {"$gte": ""}}, {"text_hash": {"$gte": ""}}
+"""Any: unlike `$exists`, a range is answered from an index."""
 NEGATIVE = [Event.DISMISS, Event.UNSUBSCRIBE]
 EVENT_COUNTS = {event.value: {"$sum": {"$cond": [{"$eq": ["$event", event.value]}, 1, 0]}} for event in Event}
 FOLD_PAIRS: list[dict[str, Any]] = [
@@ -76,40 +87,41 @@ class Records:
         """Create what the queries need; harmless when there."""
         self._records.create_indexes(INDEXES)
 
-    def insert(self, batch: Sequence[dict[str, Any]]) -> Inserted:
-        """Insert documents (see `intake.records.to_document`), the first of an id wins.
+    def insert(self, batch: Sequence[dict[str, Any]], *, session: ClientSession | None = None) -> Inserted:
+        """Insert documents (see `intake.records.to_document`), the first of an id wins; in a transaction all or none.
 
         One that is there from the same (drop, line) counts as accepted again, so that a retried drop ends with the same counts.
         """
-        try:
-            self._records.insert_many(batch, ordered=False)
-        except BulkWriteError as error:
-            failures = error.details["writeErrors"]
-            if any(failure["code"] != DUPLICATE_KEY for failure in failures):
-                raise
-            return self._settle(batch, [failure["index"] for failure in failures])
-        return Inserted(accepted=len(batch), duplicate=0, conflicts=[], new=len(batch))
-
-    def _settle(self, batch: Sequence[dict[str, Any]], refused: list[int]) -> Inserted:
-        ids = [batch[index]["_id"] for index in refused]
-        existing = {
-            found["_id"]: found for found in self._records.find({"_id": {"$in": ids}}, {"digest": 1, "drop": 1, "line": 1})
-        }
+        # asked before, not learned from refusals: one refusal ends a transaction
+        ids = {"_id": {"$in": [document["_id"] for document in batch]}}
+        first = {found["_id"]: found for found in self._records.find(ids, {"digest": 1, "drop": 1, "line": 1}, session=session)}
+        new: list[dict[str, Any]] = []
         again, duplicate, conflicts = 0, 0, []
-        for index in refused:
-            ours, theirs = batch[index], existing[batch[index]["_id"]]
-            if theirs["digest"] != ours["digest"]:
+        for index, ours in enumerate(batch):
+            theirs = first.setdefault(ours["_id"], ours)
+            if theirs is ours:
+                new.append(ours)
+            elif theirs["digest"] != ours["digest"]:
                 conflicts.append(Conflict(index, theirs["drop"], theirs["line"]))
             elif (theirs["drop"], theirs["line"]) == (ours["drop"], ours["line"]):
                 again += 1
             else:
                 duplicate += 1
-        new = len(batch) - len(refused)
-        return Inserted(accepted=new + again, duplicate=duplicate, conflicts=conflicts, new=new)
+        if new:
+            self._records.insert_many(new, session=session)
+        return Inserted(accepted=len(new) + again, duplicate=duplicate, conflicts=conflicts, new=len(new))
 
-    def remove_drop(self, drop: str) -> None:
-        """Remove what a drop that is not accepted has left."""
-        self._records.delete_many({"drop": drop})
+    def lines_of(self, drop: str) -> set[int]:
+        """The lines of this drop whose records are stored."""
+        return {
+            found["line"]
+            for found in self._records.find({"drop": drop}, {"_id": 0, "line": 1}, batch_size=50_000, hint="by_drop")
+        }
+
+    def remove_drop(self, drop: str, *, limit: int, session: ClientSession) -> int:
+        """Remove up to `limit` records of a drop that is not accepted; return how many there were."""
+        ids = [found["_id"] for found in self._records.find({"drop": drop}, {"_id": 1}, session=session).limit(limit)]
+        return self._records.delete_many({"_id": {"$in": ids}}, session=session).deleted_count if ids else 0
 
     # -- what a set of drops touched --------------------------------------------------------------------------------------
 
@@ -117,19 +129,19 @@ class Records:
         """The distinct users with a record from these drops, in a stable order."""
         groups = self._records.aggregate(
             [{"$match": {"drop": {"$in": list(drops)}}}, {"$group": {"_id": "$user_id"}}, {"$sort": {"_id": 1}}],
+            hint="touched_by_drop",
             allowDiskUse=True,
         )
         return [group["_id"] for group in groups]
 
-    def pairs_of(self, drops: Sequence[str]) -> Iterator[tuple[str, str]]:
-        """The distinct (user, campaign) pairs with a record from these drops, grouped by user."""
+    def pairs_of(self, drops: Sequence[str], users: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """The distinct (user, campaign) pairs of these users with a record from these drops."""
         groups = self._records.aggregate(
             [
-                {"$match": {"drop": {"$in": list(drops)}, "campaign_id": {"$exists": True}}},
+                {"$match": {"drop": {"$in": list(drops)}, "user_id": {"$in": list(users)}, **A_CAMPAIGN}},
                 {"$group": {"_id": {"user_id": "$user_id", "campaign_id": "$campaign_id"}}},
-                {"$sort": {"_id.user_id": 1}},
             ],
-            allowDiskUse=True,
+            hint="touched_by_drop",
         )
         for group in groups:
             yield group["_id"]["user_id"], group["_id"]["campaign_id"]
@@ -138,11 +150,12 @@ class Records:
         """Each distinct text of these drops once, as (hash, text), shortest first."""
         groups = self._records.aggregate(
             [
-                {"$match": {"drop": {"$in": list(drops)}, "text_hash": {"$exists": True}}},
+                {"$match": {"drop": {"$in": list(drops)}, **A_TEXT}},
                 {"$group": {"_id": "$text_hash", "text": {"$first": "$message"}}},
                 {"$set": {"length": {"$strLenCP": "$text"}}},
                 {"$sort": {"length": 1, "_id": 1}},
             ],
+            hint="texts_by_drop",
             allowDiskUse=True,
         )
         for group in groups:
@@ -151,7 +164,8 @@ class Records:
     def text_hashes_of(self, drops: Sequence[str]) -> Iterator[str]:
         """The distinct text hashes of these drops."""
         groups = self._records.aggregate(
-            [{"$match": {"drop": {"$in": list(drops)}, "text_hash": {"$exists": True}}}, {"$group": {"_id": "$text_hash"}}],
+            [{"$match": {"drop": {"$in": list(drops)}, **A_TEXT}}, {"$group": {"_id": "$text_hash"}}],
+            hint="texts_by_drop",
             allowDiskUse=True,
         )
         for group in groups:
@@ -159,7 +173,26 @@ class Records:
 
     def engagements_of_drops(self, drops: Sequence[str]) -> Iterator[dict[str, Any]]:
         """The records of these drops that name a campaign (fields of `FACT`)."""
-        yield from self._records.find({"drop": {"$in": list(drops)}, "campaign_id": {"$exists": True}}, FACT, batch_size=10_000)
+        of_drops = {"drop": {"$in": list(drops)}, "campaign_id": {"$exists": True}}
+        yield from self._records.find(of_drops, FACT, batch_size=10_000, hint="by_drop")
+
+    # -- the truth about everybody ----------------------------------------------------------------------------------------
+
+    def users_after(self, last: str, *, limit: int) -> list[str]:
+        """The next `limit` users after this id, in the order of the ids."""
+        users: list[str] = []
+        found = self._records.find({"user_id": {"$gt": last}}, {"_id": 0, "user_id": 1}, hint="by_user_and_time")
+        for record in found.sort([("user_id", ASCENDING), ("timestamp", DESCENDING)]):
+            if not users or record["user_id"] != users[-1]:
+                if len(users) == limit:
+                    break
+                users.append(record["user_id"])
+        return users
+
+    def known_among(self, users: Sequence[str]) -> set[str]:
+        """Which of these users have a record."""
+        groups = self._records.aggregate([{"$match": {"user_id": {"$in": list(users)}}}, {"$group": {"_id": "$user_id"}}])
+        return {group["_id"] for group in groups}
 
     # -- the truth about people -------------------------------------------------------------------------------------------
 
@@ -176,6 +209,11 @@ class Records:
             hint="expressive",
         )
         return sorted(group["_id"] for group in groups)
+
+    def engagements_of(self, users: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """The records of these users that name a campaign (fields of `FACT`)."""
+        query = {"user_id": {"$in": list(users)}, "campaign_id": {"$exists": True}}
+        yield from self._records.find(query, FACT, batch_size=10_000)
 
     def histories(self, users: Sequence[str]) -> Iterator[dict[str, Any]]:
         """All records of these users (fields of `HISTORY`), by user, then time, then id."""
@@ -207,7 +245,7 @@ class Records:
     def count_engagements(self, drops: Sequence[str] | None = None) -> int:
         """The number of records that name a campaign, of these drops or altogether."""
         scope = {} if drops is None else {"drop": {"$in": list(drops)}}
-        return self._records.count_documents({**scope, "campaign_id": {"$exists": True}})
+        return self._records.count_documents({**scope, **A_CAMPAIGN})
 
     def count_users(self) -> int:
         """The number of distinct users."""
@@ -231,4 +269,37 @@ class Records:
             "drop": {"$in": list(drops)},
             "$or": [{"_id": {"$in": [None, ""]}}, {"user_id": {"$in": [None, ""]}}, {"timestamp": None}],
         }
-        return list(self._records.find(query, {"_id": 0, "drop": 1, "line": 1}).limit(limit))
+        return list(self._records.find(query, {"_id": 0, "drop": 1, "line": 1}, hint="by_drop").limit(limit))
+
+    # -- one person -------------------------------------------------------------------------------------------------------
+
+    def of_user(self, user_id: str) -> Iterator[dict[str, Any]]:
+        """Every record of this person whole, by time then id."""
+        yield from self._records.find({"user_id": user_id}).sort([("timestamp", ASCENDING), ("_id", ASCENDING)])
+
+    def count_of_user(self, user_id: str) -> int:
+        """How many records this person has."""
+        return self._records.count_documents({"user_id": user_id})
+
+    def newest_of_user(self, user_id: str) -> datetime | None:
+        """The time of this person's newest record, UTC."""
+        newest = self._records.find_one({"user_id": user_id}, {"timestamp": 1}, sort=[("timestamp", DESCENDING)])
+        return newest["timestamp"] if newest else None
+
+    def drops_of_user(self, user_id: str) -> dict[str, int]:
+        """The drops that this person's records came with, and how many came with each."""
+        groups = self._records.aggregate([{"$match": {"user_id": user_id}}, {"$group": {"_id": "$drop", "n": {"$sum": 1}}}])
+        return {group["_id"]: group["n"] for group in groups}
+
+    def texts_of_user_alone(self, user_id: str) -> set[str]:
+        """The hashes of the texts that this person sent and nobody else."""
+        texts: set[str] = set(self._records.distinct("text_hash", {"user_id": user_id, "text_hash": {"$exists": True}}))
+        shared: set[str] = set()
+        for part in chunks(sorted(texts), HASHES_PER_QUERY):
+            others = {"text_hash": {"$in": part}, "user_id": {"$ne": user_id}}
+            shared |= {group["_id"] for group in self._records.aggregate([{"$match": others}, {"$group": {"_id": "$text_hash"}}])}
+        return texts - shared
+
+    def remove_user(self, user_id: str) -> None:
+        """Remove every record of this person."""
+        self._records.delete_many({"user_id": user_id})

@@ -3,7 +3,7 @@
 import hashlib
 import hmac
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -33,14 +33,14 @@ class Tombstones:
     def place(self, user_id: str, *, at: datetime) -> str:
         """Refuse what this person did up to `at` from now on; return the tombstone's id. A later time wins."""
         key = self._first_key()
-        tombstone = _hash(key, user_id)
+        tombstone = tombstone_of(user_id, key)
         self._tombstones.update_one({"_id": tombstone}, {"$max": {"at": at}}, upsert=True)
         return tombstone
 
     def times(self, user_ids: Iterable[str]) -> dict[str, datetime]:
         """Those of these people who have a tombstone, each with its time (UTC)."""
         keys = self.keys() if self._tombstones.estimated_document_count() else []
-        by_hash = {_hash(key, user_id): user_id for user_id in set(user_ids) for key in keys}
+        by_hash = {tombstone_of(user_id, key): user_id for user_id in set(user_ids) for key in keys}
         hashes = list(by_hash)
         times: dict[str, datetime] = {}
         for start in range(0, len(hashes), CHUNK):
@@ -62,12 +62,6 @@ class Tombstones:
         """Every tombstone: its id and its time."""
         return [(found["_id"], found["at"]) for found in self._tombstones.find().sort("_id", 1)]
 
-    def take_in(self, tombstones: Sequence[tuple[str, datetime]], keys: Sequence[bytes]) -> None:
-        """Add another truth's tombstones with the keys they were made with; of two for one person the later time wins."""
-        self._state.update_one({"_id": KEYS}, {"$addToSet": {"keys": {"$each": [Binary(key) for key in keys]}}}, upsert=True)
-        for tombstone, at in tombstones:
-            self._tombstones.update_one({"_id": tombstone}, {"$max": {"at": at}}, upsert=True)
-
     def _first_key(self) -> bytes:
         fresh = {"$setOnInsert": {"keys": [Binary(secrets.token_bytes(32))]}}
         found = self._state.find_one_and_update({"_id": KEYS}, fresh, upsert=True, return_document=ReturnDocument.AFTER)
@@ -75,5 +69,6 @@ class Tombstones:
         return bytes(found["keys"][0])
 
 
-def _hash(key: bytes, user_id: str) -> str:
+def tombstone_of(user_id: str, key: bytes) -> str:
+    """The id of this person's tombstone under this key."""
     return hmac.digest(key, user_id.encode(), hashlib.sha256).hex()

@@ -1,0 +1,165 @@
+"""An erased person is gone: asked of every server through its driver and looked for in the bytes of every file."""
+
+import gzip
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from persona.errors import InvalidInput, NotFound
+from persona.intake.catalogs import load_folder
+from persona.privacy.erasure import erase, is_complete
+from persona.privacy.holdings import export
+from persona.privacy.scrub import scrub
+from persona.schemas import Fact, UserProfile
+from tests.privacy.conftest import VERA, Place, drops, said
+
+MENTIONING = {"mongodb:records", "drops:mixed.jsonl", "watched:mixed.jsonl"}
+"""Where others' words hold the id."""
+NOT_OURS_TO_CHANGE = {"watched:cut.json", "watched:table.csv"}
+
+
+def test_the_person_is_gone_and_the_proof_says_where_not(place: Place) -> None:
+    before, others = place.seen(VERA), place.seen("u_1")
+    assert {
+        "mongodb:records",
+        "mongodb:quarantine",
+        "mongodb:customers",
+        "milvus:users",
+        "milvus:conversations",
+        "neo4j",
+        "warehouse",
+        "redis",
+    } <= before
+    assert {f"drops:{name}" for name in drops() if name != "others.jsonl"} <= before
+    proof = erase(VERA, place.settings, place.world.stores, run_id="e")
+    assert is_complete(proof), proof["left"]
+    assert place.seen(VERA) == MENTIONING | NOT_OURS_TO_CHANGE
+    assert place.seen("u_1") == others - {"redis", "drops:cut.json"}
+    assert proof["found"]["records"] == 9 and proof["found"]["customers"] == 1 and proof["found"]["redis"] == 1
+    assert {entry["line"] for entry in proof["mentions"]} == {3, 4}
+    assert [source for source in proof["sources"] if not source["rewritten"]] == [
+        {"file": "cut.json", "rewritten": False, "why": "not a drop that can be read"},
+        {"file": "table.csv", "rewritten": False, "why": "not a drop that can be read"},
+    ]
+    assert VERA not in json.dumps(proof, default=str, ensure_ascii=False)
+    place.world.agrees_with_the_truth()
+
+
+def test_every_record_stays_accounted_for(place: Place) -> None:
+    erase(VERA, place.settings, place.world.stores, run_id="e")
+    counts = place.counts()
+    assert {name: of["erased"] for name, of in counts.items()} == {
+        "everyone.jsonl": 4, "clicks.json.gz": 3, "again.json": 1, "mixed.jsonl": 7, "single.json": 1, "held.jsonl": 3,
+        "cut.json": 0, "table.csv": 0, "others.jsonl": 0,
+    }  # fmt: skip
+    assert all(of["read"] == of["accepted"] + of["duplicate"] + of["quarantined"] + of["erased"] for of in counts.values())
+    assert counts["everyone.jsonl"] == {"read": 16, "accepted": 9, "duplicate": 3, "quarantined": 0, "erased": 4}
+    assert counts["again.json"] == {"read": 4, "accepted": 3, "duplicate": 0, "quarantined": 0, "erased": 1}
+    place.read_everything_again()
+    assert place.counts() == counts
+
+
+def test_older_drops_do_not_bring_the_person_back(place: Place) -> None:
+    erase(VERA, place.settings, place.world.stores, run_id="e")
+    seen, counts = place.seen(VERA), place.counts()
+    place.read_everything_again()
+    assert (place.seen(VERA), place.counts()) == (seen, counts)
+    place.empty_the_folder()
+    place.take_in({f"sent-again-{name}": content for name, content in drops().items()})
+    place.take_in({"new.jsonl": json.dumps(said(VERA, 100)).encode() + b"\n" + json.dumps(said("u_1", 101)).encode()})
+    place.take_in({"new.json.gz": gzip.compress(json.dumps([said(VERA, 102), said("u_1", 103)]).encode())})
+    (place.settings.catalog / "users.json").write_text(
+        json.dumps([{"user_id": VERA}, {"user_id": "u_1", "segments": ["silver"]}])
+    )
+    load_folder(place.pipeline, run_id="r")
+    assert _inside(place.seen(VERA)) == _inside(seen)
+    assert place.counts()["new.jsonl"] == {"read": 2, "accepted": 1, "duplicate": 0, "quarantined": 0, "erased": 1}
+    place.world.agrees_with_the_truth()
+
+
+def test_new_contact_is_welcome_and_can_be_erased_again(place: Place) -> None:
+    stores = place.world.stores
+    first = erase(VERA, place.settings, stores, run_id="e")
+    assert is_complete(erase(VERA, place.settings, stores, run_id="e")), "with nothing left there is nothing to do"
+    now = datetime.now(UTC).isoformat()
+    place.take_in({"back.jsonl": json.dumps(said(VERA, 104, timestamp=now, campaign_id="c_1")).encode()})
+    (place.settings.catalog / "users.json").write_text(json.dumps([{"user_id": VERA, "segments": ["back"]}]))
+    load_folder(place.pipeline, run_id="r")
+    document = export(VERA, place.settings, stores)
+    assert [record["message_id"] for record in document["records"]] == [f"m_{VERA}_104"]
+    assert document["customer"]["segments"] == ["back"]
+    again = erase(VERA, place.settings, stores, run_id="e")
+    assert again["user"] == first["user"] and again["erasure"] != first["erasure"]
+    assert (again["found"]["records"], again["found"]["drops"], is_complete(again)) == (1, 1, True)
+    assert len(place.documents.erasures.of_tombstone(first["user"])) == 3
+    assert json.loads((place.settings.catalog / "users.json").read_bytes()) == []
+    place.world.agrees_with_the_truth()
+
+
+def test_what_a_rebuild_is_filling_forgets_the_person_too(place: Place) -> None:
+    stores, documents = place.world.stores, place.documents
+    beside = place.world.milvus.at(documents.embeddings.begin_beside())
+    beside.prepare(16)
+    vector = stores.vectors.user_vector(VERA)
+    assert vector is not None
+    beside.upsert_users([UserProfile(VERA, vector, 1, 1), UserProfile("u_1", vector, 1, 1)])
+    stores.warehouse.begin_beside()
+    stores.warehouse.beside().insert_facts(
+        [Fact(f"m_{who}", "d", who, "c", "click", "sms", None, 1.0, 1) for who in (VERA, "u_1")]
+    )
+    assert is_complete(erase(VERA, place.settings, stores, run_id="e"))
+    assert place.seen(VERA) == MENTIONING | NOT_OURS_TO_CHANGE
+    assert beside.present_users([VERA, "u_1"]) == {"u_1"}
+    assert [bucket.n for bucket in stores.warehouse.beside().day_buckets()] == [1]
+
+
+def test_nobody_is_not_erased(place: Place) -> None:
+    with pytest.raises(NotFound):
+        erase("vera-471", place.settings, place.world.stores, run_id="e")
+    with pytest.raises(NotFound):
+        export("vera-471", place.settings, place.world.stores)
+    assert place.documents.tombstones.count() == 0
+
+
+def test_older_backups_are_named_and_servers_of_ones_own_are_left_alone(place: Place) -> None:
+    place.documents.backups.note("/somewhere", at=datetime(2026, 1, 1, tzinfo=UTC))
+    settings = place.addressed
+    proof = erase(VERA, settings, place.world.stores, run_id="e")
+    assert proof["backups"] == [{"path": "/somewhere", "at": datetime(2026, 1, 1, tzinfo=UTC)}]
+    where = {entry["where"].partition("'")[0]: entry["removed_by"] for entry in proof["residue"]}
+    assert {"MongoDB", "deleted rows in Milvus", "Neo4j", "Redis"} <= set(where)
+    scrubbed = scrub(VERA, proof, settings)
+    assert [entry for entry in proof["residue"] if "--scrub" not in entry["removed_by"]] == scrubbed["residue"]
+    assert {place._name_of(Path(path)) for path in scrubbed["scrubbed"]["found_in"]} == {"mixed.jsonl", "cut.json", "table.csv"}
+    assert place.documents.erasures.of_tombstone(proof["user"])[-1]["scrubbed"]
+    place.world.agrees_with_the_truth()
+
+
+@pytest.mark.parametrize("nobody", ["", " ", "a\x00b", "\ud800", "x" * 257])
+def test_what_is_no_id_erases_nothing(place: Place, nobody: str) -> None:
+    with pytest.raises(InvalidInput):
+        erase(nobody, place.settings, place.world.stores, run_id="e")
+
+
+def test_lost_copies_that_come_back_are_read_with_the_tombstone(place: Place) -> None:
+    for copy in place.settings.claimed_drops.iterdir():
+        copy.unlink()
+    counts = place.counts()
+    proof = erase(VERA, place.settings, place.world.stores, run_id="e")
+    assert is_complete(proof) and proof["found"]["records"] == 9 and proof["drops"] == []
+    after = place.counts()
+    assert all(of["read"] == of["accepted"] + of["duplicate"] + of["quarantined"] + of["erased"] for of in after.values())
+    assert sum(before["accepted"] - after[name]["accepted"] for name, before in counts.items()) == 9
+    place.empty_the_folder()
+    place.take_in(drops())
+    assert {where for where in _inside(place.seen(VERA)) if where.startswith("drops:")} == {
+        "drops:mixed.jsonl", "drops:cut.json", "drops:table.csv"
+    }  # fmt: skip
+    assert place.documents.records.count_of_user(VERA) == 0
+    place.world.agrees_with_the_truth()
+
+
+def _inside(places: set[str]) -> set[str]:
+    return {where for where in places if not where.startswith(("watched:", "catalog:"))}
