@@ -1,7 +1,5 @@
-"""Power cuts: everything is killed at once, anywhere, and started again; what is held then is what it would have been."""
+"""Power cuts and kills: everything at once, or a run or a server alone, anywhere; what is held then is what it would have been."""
 
-import random
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,10 +9,9 @@ import pymongo
 import pytest
 
 from persona import synthetic
-from persona.settings import Settings
-from tests.cli.conftest import Command, command_in
+from tests.crash import crash, table
 from tests.platforms import Platform, platform_in
-from tests.worlds import NEWEST, clear, content, differences, eventually, generated, ledger
+from tests.worlds import NEWEST, content, differences, eventually, ledger
 
 pytestmark = pytest.mark.slow
 
@@ -89,41 +86,7 @@ def applied(platform: Platform, asset: str) -> bool:
     return any(asset in entry["marks"] for entry in ledger(platform.settings).values() if entry["kind"] == "drop")
 
 
-# -- the command ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def persona(stack_settings: Settings, tmp_path: Path) -> Iterator[Command]:
-    """The command in an empty home on servers that stay up."""
-    command = command_in(tmp_path, stack_settings)
-    clear(command.settings)
-    yield command
-    clear(command.settings)
-
-
-def test_materialize_killed_again_and_again_ends_like_once(persona: Command) -> None:
-    generated(persona.settings, messages=200, drops=2)
-    moments = random.Random(11)
-    for stage in ("raw_conversations", "embeddings", "milvus_collection"):
-        killed_after(persona, stage, moments.uniform(0, 0.4))
-    done = persona.process("materialize", "--json")
-    assert done.code == 0, done.out
-    assert not [name for name, entry in ledger(persona.settings).items() if entry["pending"]]
-    survived = content(persona.settings, vectors=False)
-    clear(persona.settings)
-    assert persona.process("materialize", "--json").code == 0
-    assert differences(content(persona.settings, vectors=False), survived) == {}
-
-
-def killed_after(persona: Command, stage: str, seconds: float) -> None:
-    with persona.start("materialize", "--json") as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if '"stage_ended"' in line and f'"{stage}"' in line:
-                time.sleep(seconds)
-                break
-        process.kill()
-        try:
-            process.communicate(timeout=20)
-        except subprocess.TimeoutExpired:
-            pytest.fail("a killed process does not end")
+def test_kills_at_random_moments_lose_and_double_nothing(tmp_path: Path) -> None:
+    result = crash(5, seed=11, folder=tmp_path)
+    assert result.good, table(result)
+    assert (result.kills, result.stops) == (5, 1)
