@@ -9,21 +9,18 @@ import gzip
 import os
 import shutil
 import statistics
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import orjson
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.homes import home
 from persona import synthetic
 from persona.intake.catalogs import load_catalog
 from persona.language.encoder import Encoder, bf16_is_fast, load_encoder
 from persona.language.intents import definition_texts
-from persona.local.stack import start_stores, stop_stores
 from persona.logs import configure_logs
 from persona.pipeline.draining import Pipeline
 from persona.pipeline.stages import DRAINING_ASSETS
@@ -32,51 +29,25 @@ from persona_cli.pipeline import open_pipeline
 
 console = Console(width=110)
 GOAL_SHARE = 0.8
-GOAL_EVENTS = 3_000
 
 
 def main() -> None:
     """Measure, print, and with `--check` exit 1 where a goal is missed."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--messages", type=int, help="generate so many messages instead of reading the test data")
-    arguments.add_argument("--events", type=int, default=100_000, help="event-only records in one drop")
-    arguments.add_argument("--pairs", type=int, default=20_000, help="distinct (user, campaign) pairs among them")
-    arguments.add_argument("--check", action="store_true", help="exit 1 where a goal is missed")
+    arguments.add_argument("--check", action="store_true", help="exit 1 where the goal is missed")
     options = arguments.parse_args()
     configure_logs("WARNING")
 
     figures: dict[str, float] = {}
     precisions = ["fp32", *(["bf16"] if bf16_is_fast() else [])]
     for precision in precisions:
-        with home(precision) as settings:
+        with home(EMBEDDING_PRECISION=precision) as settings:
             figures |= measure_conversations(settings, precision, options.messages)
-            if precision == "fp32":
-                figures |= measure_events(settings, options.events, options.pairs)
     if "bf16" not in precisions:
         console.print("bf16: this processor has neither AVX512-BF16 nor AMX-BF16.")
-    missed = figures["fp32 share of the encoder"] < GOAL_SHARE or figures["events/s"] < GOAL_EVENTS
-    if options.check and missed:
+    if options.check and figures["fp32 share of the encoder"] < GOAL_SHARE:
         raise SystemExit(1)
-
-
-@contextmanager
-def home(precision: str) -> Iterator[Settings]:
-    """Settings of a temporary home with running stores, in the environment too: Dagster's resources read it there."""
-    with tempfile.TemporaryDirectory(prefix="persona-bench-") as folder:
-        os.environ |= {
-            "PERSONA_HOME": folder,
-            "PERSONA_DROPS": f"{folder}/watched",
-            "PERSONA_CATALOG": f"{folder}/catalog",
-            "PERSONA_SETTLE_SECONDS": "0",
-            "EMBEDDING_PRECISION": precision,
-        }
-        settings = Settings()
-        settings.drops.mkdir()
-        start_stores(settings)
-        try:
-            yield settings
-        finally:
-            stop_stores(settings)
 
 
 def measure_conversations(settings: Settings, precision: str, messages: int | None) -> dict[str, float]:
@@ -100,25 +71,6 @@ def measure_conversations(settings: Settings, precision: str, messages: int | No
         f"(before {len(texts) / alone[0]:,.0f}, after {len(texts) / alone[1]:,.0f}); share {share:.0%}\n"
     )
     return {f"{precision} share of the encoder": share}
-
-
-def measure_events(settings: Settings, events: int, pairs: int) -> dict[str, float]:
-    """Drain records without words; beside it, inserting the same documents into MongoDB and nothing else."""
-    path = settings.drops / "events.jsonl.gz"
-    with gzip.open(path, "wb", compresslevel=1) as file:
-        for record in synthetic.event_records(events, pairs):
-            file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
-    time.sleep(0.1)
-    with open_pipeline(settings) as pipeline:
-        stages = drain(settings, pipeline, None)
-        bound = seconds_to_insert(pipeline, path)
-    took = sum(stages.values())
-    table = Table("stage", "seconds", title=f"{events:,} events over {pairs:,} pairs", title_justify="left")
-    for stage, seconds in stages.items():
-        table.add_row(stage, f"{seconds:.2f}")
-    console.print(table)
-    console.print(f"draining: {events / took:,.0f} events/s through all sinks; MongoDB alone: {events / bound:,.0f}/s\n")
-    return {"events/s": events / took}
 
 
 def prepare_conversations(settings: Settings, pipeline: Pipeline, messages: int | None) -> str:
@@ -156,24 +108,11 @@ def seconds_to_encode(encoder: Encoder, texts: list[str]) -> float:
     return time.perf_counter() - started
 
 
-def seconds_to_insert(pipeline: Pipeline, drop: Path) -> float:
-    """How long MongoDB takes for the same records without an index."""
-    with gzip.open(drop) as lines:
-        records = [orjson.loads(line) for line in lines]
-    collection = pipeline.documents.database["benchmark_bound"]
-    started = time.perf_counter()
-    for start in range(0, len(records), 5_000):
-        collection.insert_many(records[start : start + 5_000], ordered=False)
-    seconds = time.perf_counter() - started
-    collection.drop()
-    return seconds
-
-
-def drain(settings: Settings, pipeline: Pipeline, encoder: Encoder | None) -> dict[str, float]:
+def drain(settings: Settings, pipeline: Pipeline, encoder: Encoder) -> dict[str, float]:
     """Materialise the draining assets through Dagster, with their checks; return each one's seconds."""
     from persona_assets.execution import execute
 
-    execution = execute(settings, pipeline, assets=DRAINING_ASSETS, resources={"encoder": encoder} if encoder else {})
+    execution = execute(settings, pipeline, assets=DRAINING_ASSETS, resources={"encoder": encoder})
     if not execution.success:
         raise SystemExit(f"the run failed: {execution.error}")
     return {stage.stage: stage.seconds for stage in pipeline.warehouse.stages(execution.run_id)}
