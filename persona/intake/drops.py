@@ -21,7 +21,7 @@ from persona.intake.records import Erased, to_document, whose
 from persona.pipeline.draining import Outcome, Pipeline
 from persona.pipeline.lease import Lease
 from persona.pipeline.reading import read_ahead
-from persona.pipeline.stages import DROP_SINKS
+from persona.pipeline.stages import DROP_SINKS, PROJECTIONS
 from persona.schemas import Reason
 from persona.stores._chunks import chunks
 from persona.stores.documents import Documents
@@ -342,6 +342,8 @@ def _keep_out(intake: Intake, entry: Entry, hold: Hold, counts: Counts) -> Count
     if entry.was_accepted:
         return _stay_accepted(intake, entry, hold.reason)
     documents = intake.documents
+    if users := documents.records.users_of([entry.id]):  # what was computed of them meanwhile holds records that go now
+        documents.ledger.reopen(PROJECTIONS, entries=sorted(documents.records.drops_of_users(users)))
 
     def remove(session: ClientSession) -> int:
         return documents.records.remove_drop(entry.id, limit=BATCH, session=session)

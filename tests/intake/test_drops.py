@@ -20,7 +20,7 @@ from persona.intake import records as validation
 from persona.intake.drops import take_in_all
 from persona.intake.parse import DropFault, RawRecord
 from persona.pipeline.draining import Pipeline
-from persona.pipeline.stages import DROP_SINKS
+from persona.pipeline.stages import DROP_SINKS, PROJECTIONS
 from persona.schemas import Reason
 from persona.stores.documents.ledger import Counts, Entry
 from persona.stores.documents.records import Inserted
@@ -456,6 +456,32 @@ def test_a_drop_that_is_held_after_a_crash_half_way_leaves_no_record(pipeline: P
     monkeypatch.setattr(validation, "FUTURE_TOLERANCE", timedelta(days=-30_000))
     [held] = take_in(pipeline).entries
     assert (held.state, held.reason, stored(pipeline.documents)) == ("held", Reason.TIME_IN_FUTURE, {})
+
+
+def test_what_was_computed_from_a_crashed_drop_is_computed_anew_when_its_records_go(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drop(pipeline, "b.jsonl", [message(4)])
+    drop(pipeline, "c.jsonl", [message(5)])
+    take_in(pipeline)
+    monkeypatch.setattr(drops, "BATCH", 1)
+    drop(pipeline, "a.jsonl", [message(1), message(7)])
+
+    def crashing(intake: drops.Intake, entry: Entry, counts: Counts, what: str, session: ClientSession) -> None:
+        raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(drops, "_accepted", crashing)
+        for _ in range(3):
+            with pytest.raises(RuntimeError):
+                take_in(pipeline)
+    assert len(stored(pipeline.documents)) == 3
+    for sink in DROP_SINKS:
+        pipeline.drain(sink, lambda batch: None, run_id="r")
+    take_in(pipeline)
+    assert len(stored(pipeline.documents)) == 2
+    for sink in PROJECTIONS:
+        assert [entry.name for entry in pipeline.documents.ledger.pending(sink, upstream=())] == ["b.jsonl"]
 
 
 @pytest.mark.slow

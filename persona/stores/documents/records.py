@@ -15,6 +15,7 @@ from persona.stores._chunks import chunks
 from persona.stores.documents._errors import translated
 
 HASHES_PER_QUERY = 50_000
+USERS_PER_QUERY = 10_000
 INDEXES = [
     # in the order in which they were written, so that reading a whole drop does not jump to and fro
     IndexModel([("drop", ASCENDING)], name="by_drop"),
@@ -290,6 +291,12 @@ class Records:
         """The drops that this person's records came with, and how many came with each."""
         groups = self._records.aggregate([{"$match": {"user_id": user_id}}, {"$group": {"_id": "$drop", "n": {"$sum": 1}}}])
         return {group["_id"]: group["n"] for group in groups}
+
+    def drops_of_users(self, users: Sequence[str]) -> set[str]:
+        """The drops that these people's records came with."""
+        return {
+            drop for part in chunks(users, USERS_PER_QUERY) for drop in self._records.distinct("drop", {"user_id": {"$in": part}})
+        }
 
     def texts_of_user_alone(self, user_id: str) -> set[str]:
         """The hashes of the texts that this person sent and nobody else."""
