@@ -103,14 +103,20 @@ def replay(
         raise InvalidInput("a mended file takes the place of one drop", hint="Name that drop.")
     with _changing("replay") as (pipeline, lease, run_id):
         entries = _found(pipeline, drops or ())
+        more: dict[str, Any] = {}
+        then = APPLIED
         if reason is not None:
-            entries = [row.entry for row in quarantine.kept_out(pipeline.documents, reason=reason)]
-        replaced: dict[str, Any] = {}
+            found = [row.entry for row in quarantine.kept_out(pipeline.documents, reason=reason)]
+            entries = [entry for entry in found if quarantine.has_copy(pipeline, entry)]
+            if skipped := [entry for entry in found if entry not in entries]:
+                more = {"skipped": [_document(entry) for entry in skipped]}
+                names = ", ".join(f"{escape(entry.name)} ({entry.id[:12]})" for entry in skipped)
+                then = f"{APPLIED} Skipped, as our copy is gone; hand the file in again: {names}."
         if mended:
-            replaced = {"replaced_by": quarantine.replay_mended(pipeline, entries[0], mended, lease, run_id=run_id)}
+            more = {"replaced_by": quarantine.replay_mended(pipeline, entries[0], mended, lease, run_id=run_id)}
         else:
             quarantine.replay(pipeline, entries, lease, run_id=run_id)
-        _tell("replayed", pipeline, entries, replaced, APPLIED)
+        _tell("replayed", pipeline, entries, more, then)
 
 
 @app.command()

@@ -78,7 +78,7 @@ def naughty(stack_settings: Settings, tmp_path_factory: pytest.TempPathFactory) 
 
 def test_every_string_is_kept_as_it_is_or_is_in_quarantine(naughty: Naughty) -> None:
     assert len(naughty.records) + len(naughty.quarantined) == len(RECORDS) * len(naughty.strings)
-    assert len(naughty.quarantined) < 10
+    assert len(naughty.quarantined) <= 4 * len(RECORDS)
     for (_, number), line in naughty.quarantined.items():
         string = naughty.strings[number]
         assert not string.strip() or len(string) > 256 or "\0" in string, (string, line["reason"])

@@ -79,7 +79,7 @@ def test_a_file_in_the_folder_changes_an_answer_with_nobody_touching_anything(pl
         for check in node["assetChecksOrError"]["checks"]
         if asset in DRAINING
     }
-    assert len(checks) == 15 and set(checks.values()) == {"SUCCEEDED"}, checks
+    assert len(checks) == 16 and set(checks.values()) == {"SUCCEEDED"}, checks
 
 
 def test_what_is_ranked_is_brought_up_to_date_and_nothing_is_stale(platform: Platform, first_answer: Any) -> None:

@@ -22,6 +22,7 @@ from persona.settings import Settings
 NEWEST = datetime(2026, 6, 1, tzinfo=UTC)
 PROVENANCE = {
     "run_id", "at", "claimed_at", "loaded_at", "history", "marks", "attempts", "fingerprint", "generation", "version_at", "judged",
+    "overtaken",
 }  # fmt: skip
 """What says when and by which run something came about; it differs between two worlds that hold the same."""
 NO_CONTENT = {"anomalies", "centroids", "files", "state", "generations", "fence"}

@@ -12,7 +12,18 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from persona.backup.manifest import COLLECTIONS, DROPS, FORMAT, HISTORY, SETTINGS, Manifest, Part, sha256_of
+from persona.backup.manifest import (
+    COLLECTIONS,
+    DROPS,
+    FORMAT,
+    HISTORY,
+    MANIFEST,
+    SEAL,
+    SETTINGS,
+    Manifest,
+    Part,
+    sha256_of,
+)
 from persona.errors import InvalidInput, PersonaError
 from persona.pipeline.draining import Pipeline
 from persona.pipeline.lease import Lease
@@ -27,16 +38,20 @@ Progress = Callable[[str], None]
 def back_up(folder: Path, settings: Settings, stores: Stores, *, run_id: str, progress: Progress = lambda what: None) -> Manifest:
     """Put everything that cannot be computed into `folder`, under the lease; return its manifest.
 
-    Raises `InvalidInput` where the folder holds something already, `Busy` where another run holds the lease.
+    Raises `InvalidInput` where the folder holds something already or is where a disk is mounted, `Busy` where another run holds the
+    lease.
     """
     folder = folder.expanduser().absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InvalidInput(f"{folder} is not empty", hint="A backup goes into a folder of its own, which need not exist.")
+    if folder.is_mount():  # it is written beside and renamed, which a mount point cannot be
+        raise InvalidInput(f"a disk is mounted at {folder}", hint="Name a folder in it.")
     pipeline = Pipeline(settings, stores.documents, stores.warehouse, stores.cache)
     with pipeline.recorded(run_id, "backup") as count, pipeline.lease(run_id, "backup") as lease:
         at = datetime.now(UTC)
+        _remove_unfinished(stores, at)
         stores.documents.backups.note(str(folder), at=at)  # first: an erasure has to know of whatever there may be
-        unfinished = folder.with_name(f".{folder.name}.unfinished")
+        unfinished = _unfinished(folder)
         try:
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True, mode=0o700)
@@ -48,8 +63,8 @@ def back_up(folder: Path, settings: Settings, stores: Stores, *, run_id: str, pr
             _sync(folder.parent)
         except BaseException as error:
             shutil.rmtree(unfinished, ignore_errors=True)
-            if not (folder / SETTINGS).exists():
-                stores.documents.backups.forget(str(folder))
+            if not (folder / SETTINGS).exists() and not unfinished.exists():
+                stores.documents.backups.forget(str(folder), at=at)
             if isinstance(error, OSError):
                 raise PersonaError(
                     f"the backup cannot be written: {error.strerror}", hint="Look at the folder, its rights and the disk's space."
@@ -57,6 +72,16 @@ def back_up(folder: Path, settings: Settings, stores: Stores, *, run_id: str, pr
             raise
         count(sum(manifest.collections.values()))
     return manifest
+
+
+def _unfinished(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.unfinished")
+
+
+def _remove_unfinished(stores: Stores, at: datetime) -> None:
+    """What backups that were killed have left, wherever they were to be; under the lease no other is being made."""
+    for known in stores.documents.backups.before(at):
+        shutil.rmtree(_unfinished(Path(known.path)), ignore_errors=True)
 
 
 def _fill(folder: Path, settings: Settings, stores: Stores, lease: Lease, at: datetime, progress: Progress) -> Manifest:
@@ -92,8 +117,8 @@ def _fill(folder: Path, settings: Settings, stores: Stores, lease: Lease, at: da
         parts={str(file.relative_to(folder)): _sealed(file, lease) for file in sorted(folder.rglob("*")) if file.is_file()},
     )
     manifest.write(folder)
-    for directory in (folder / COLLECTIONS, folder / DROPS, folder):
-        _sync(directory)
+    for written in (folder / MANIFEST, folder / SEAL, folder / COLLECTIONS, folder / DROPS, folder):
+        _sync(written)
     return manifest
 
 

@@ -16,9 +16,9 @@ from persona.intake.claim import sync
 from persona.intake.parse import DropFault, raw_records
 from persona.intake.records import names_in, whose
 from persona.language.encoder import Encoder
-from persona.pipeline.draining import Pipeline
+from persona.pipeline.draining import RESTORE, Pipeline
 from persona.pipeline.lease import Lease
-from persona.pipeline.rebuilding import rebuild
+from persona.pipeline.rebuilding import REBUILDABLE, rebuild
 from persona.pipeline.stages import PROJECTIONS
 from persona.privacy.erasure import erase_under
 from persona.settings import Settings
@@ -62,8 +62,10 @@ def restore(
 ) -> Restored:
     """Put the truth of the backup in `folder` in the place of what is there, under the lease, and compute every projection from it.
 
-    Interrupted, it is finished by being run again. Raises `NotFound` where there is no backup, `InvalidInput` where it is damaged, or
-    where there is a truth already and `replace` is not said; nothing is changed then. Raises `Busy` where another run holds the lease.
+    Interrupted, it is finished by being run again; once the truth is being replaced, nothing else gets the lease before.
+
+    Raises `NotFound` where there is no backup, `InvalidInput` where it is damaged, or where there is a truth already and `replace` is
+    not said; nothing is changed then. Raises `Busy` where another run holds the lease.
     """
     folder = folder.expanduser().absolute()
     documents = stores.documents
@@ -71,26 +73,35 @@ def restore(
     progress("checksums")
     verify(folder, manifest)
     pipeline = Pipeline(settings, documents, stores.warehouse, stores.cache)
-    with pipeline.recorded(run_id, "restore") as count, pipeline.lease(run_id, "restore") as lease:
-        if not replace and (records := documents.records.count()) + len(before := documents.ledger.ids("drop")):
+    with pipeline.recorded(run_id, RESTORE) as count, pipeline.lease(run_id, RESTORE) as lease:
+        begun = replace or documents.rebuilds.run_of(RESTORE)
+        if not begun and (records := documents.records.count()) + len(before := documents.ledger.ids("drop")):
             raise InvalidInput(
                 f"there are {records} records of {len(before)} drops here already",
                 hint="`--replace` puts the backup in their place; `persona backup` keeps them before.",
             )
         newer = sorted(set(documents.ledger.ids("drop")) - set(_ids(folder, "ledger")))
-        _put_drops(folder, manifest, settings, lease, progress)
         try:
-            _put_truth(folder, manifest, documents, lease, progress)
+            _load_truth(folder, manifest, documents, lease, progress)
+            lease.check()
+            documents.rebuilds.begin(RESTORE, run_id=run_id, token=lease.token)
+            for asset in REBUILDABLE:
+                documents.rebuilds.end(asset)  # one that is under way has computed from another truth
+            _put_drops(folder, manifest, settings, lease, progress)
+            lease.check()
+            dumping.use_beside(documents)
         finally:
             dumping.drop_beside(documents)
         stores.warehouse.take_in_history(json.loads((folder / HISTORY).read_text()))
-        documents.ledger.reopen(PROJECTIONS)  # if this ends before they are computed, drains bring them up at least
+        documents.ledger.reopen(PROJECTIONS)  # the backup's marks say what other servers hold
         documents.backups.note(str(folder), at=manifest.at)
         erased = _erase_again(folder, settings, stores, lease, run_id=run_id, progress=progress)
         for asset in PROJECTIONS:
             progress(f"computing {asset}")
             told = _counted(progress)
             rebuild(asset, pipeline, stores, encoder, run_id=run_id, progress=told, lease=lease)
+        _drop_unknown_collections(stores)
+        documents.rebuilds.end(RESTORE)
         count(sum(manifest.collections.values()))
     return Restored(manifest.at, sum(manifest.collections.values()), manifest.drops, erased, newer)
 
@@ -107,7 +118,7 @@ def _put_drops(folder: Path, manifest: Manifest, settings: Settings, lease: Leas
     sync(settings.claimed_drops)
 
 
-def _put_truth(folder: Path, manifest: Manifest, documents: Documents, lease: Lease, progress: Progress) -> None:
+def _load_truth(folder: Path, manifest: Manifest, documents: Documents, lease: Lease, progress: Progress) -> None:
     dumping.drop_beside(documents)  # what one that was killed has left
     for name in sorted({*manifest.collections, *MERGED}):
         lease.check()
@@ -117,8 +128,6 @@ def _put_truth(folder: Path, manifest: Manifest, documents: Documents, lease: Le
         if name in MERGED:
             contents = _merged(name, list(map(dumping.decoded, contents)), dumping.everything(documents, name))
         dumping.load_beside(documents, name, contents)
-    lease.check()
-    dumping.use_beside(documents)
 
 
 def _merged(name: str, theirs: list[Document], ours: list[Document]) -> list[Document]:
@@ -150,6 +159,14 @@ def _merged_state(restored: dict[str, Document], ours: dict[str, Document]) -> l
         "version": max(versions, default=0) + 1,
     }  # serving notices the catalog by its version
     return list(restored.values())
+
+
+def _drop_unknown_collections(stores: Stores) -> None:
+    """Remove the vectors of a truth that is gone: what the server has and nothing here names, or all where nothing is embedded."""
+    embeddings = stores.documents.embeddings
+    named = embeddings.collections_named() if embeddings.model() else []
+    for version in set(stores.vectors.versions()) - set(named):
+        stores.vectors.at(version).drop()
 
 
 # -- who has been erased since ------------------------------------------------------------------------------------------------

@@ -54,6 +54,11 @@ def read_catalog(content: bytes, *, name: str) -> tuple[CatalogName, list[Any]]:
         ) from None
 
 
+def catalog_id(content: bytes) -> str:
+    """What the ledger knows a catalog with this content by; a drop with the same content has another id."""
+    return hashlib.sha256(b"catalog\n" + content).hexdigest()
+
+
 def load_catalog(documents: Documents, path: Path, lease: Lease, *, run_id: str) -> tuple[CatalogName, int]:
     """Validate the file and put it in force; return which catalog it is and how many entries it has.
 
@@ -71,7 +76,7 @@ def load_folder(pipeline: Pipeline, *, run_id: str) -> Outcome:
         for path in documents.ledger.unseen({path: file.signature for path, file in files.items()}):
             try:
                 content = files[path].path.read_bytes()
-                entry = hashlib.sha256(content).hexdigest()
+                entry = catalog_id(content)
                 if entry != documents.ledger.entry_of_file(path):
                     _, records = _load(documents, content, path, lease, run_id=run_id)
                     count(count.records + records)
@@ -97,7 +102,7 @@ def _catalog_files(settings: Settings) -> dict[str, WatchedFile]:
 
 
 def _load(documents: Documents, content: bytes, path: str, lease: Lease, *, run_id: str) -> tuple[CatalogName, int]:
-    entry, name = hashlib.sha256(content).hexdigest(), Path(path).name
+    entry, name = catalog_id(content), Path(path).name
     try:
         catalog, entries = read_catalog(content, name=name)
     except InvalidInput as error:

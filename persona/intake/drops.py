@@ -2,37 +2,42 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import orjson
+import stamina
 import structlog
 from pymongo.client_session import ClientSession
 
-from persona.errors import PersonaError, StoreRefused
+from persona.errors import PersonaError, StoreRefused, StoreUnavailable
 from persona.intake.blanking import blanked
 from persona.intake.claim import Claimed, WatchedFile, claim, settled_files, sync
-from persona.intake.judge import Hold, judge, judge_attempts
+from persona.intake.judge import LOST_COPY, Hold, judge, judge_attempts
 from persona.intake.parse import DropFault, raw_records
-from persona.intake.records import Erased, to_document, whose
+from persona.intake.records import Erased, to_document, when, whose
 from persona.pipeline.draining import Outcome, Pipeline
 from persona.pipeline.lease import Lease
 from persona.pipeline.reading import read_ahead
-from persona.pipeline.stages import DROP_SINKS, PROJECTIONS
+from persona.pipeline.stages import DROP_SINKS
 from persona.schemas import Reason
 from persona.stores._chunks import chunks
 from persona.stores.documents import Documents
 from persona.stores.documents.ledger import Counts, Entry
 from persona.stores.documents.quarantine import Rejected
+from persona.stores.documents.records import Conflict
 from persona.stores.documents.tombstones import Tombstones
 
 STAGE = "raw_conversations"
 CLAIMED_AT_ONCE = 200
 BATCH = 5_000
 BATCH_BYTES = 32 << 20
+PATIENCE_SECONDS = 60.0
 KEPT_RECORDS, KEPT_BYTES = 20_000, 64 << 20
 """A drop of up to so much is parsed once; a larger one once to judge it and once to write it."""
 
@@ -144,8 +149,16 @@ def take_in(intake: Intake, entry: Entry) -> Counts:
     except BaseException as error:
         # neither a store that is down nor a person who stops the run is the drop's fault
         if isinstance(error, PersonaError) or not isinstance(error, Exception):
-            ledger.end_attempt(entry.id)
+            _end_attempt(intake, entry)
         raise
+
+
+def _end_attempt(intake: Intake, entry: Entry) -> None:
+    """Say so, and wait a while for a MongoDB that is away itself: what the drop is not to blame for is not to be held against it."""
+    with suppress(PersonaError):
+        for attempt in stamina.retry_context(on=StoreUnavailable, attempts=None, timeout=PATIENCE_SECONDS, wait_max=5):
+            with attempt:
+                intake.documents.ledger.end_attempt(entry.id)
 
 
 def _judge_and_write(intake: Intake, entry: Entry) -> Counts:
@@ -174,11 +187,14 @@ def _items(intake: Intake, entry: Entry, now: datetime) -> Iterator[Item]:
     tombstones = intake.documents.tombstones
     for batch in _batches(raw_records(intake.copy_of(entry), entry.name), lambda raw: len(raw.raw)):
         items = [to_document(raw, drop=entry.id, now=now) for raw in batch]
-        yield from _without_the_erased(items, tombstones) if intake.someone_is_erased else items
+        yield from _without_the_erased(items, tombstones, now) if intake.someone_is_erased else items
 
 
-def _without_the_erased(items: list[Item], tombstones: Tombstones) -> list[Item]:
-    """Records of erased people up to the time of their tombstone, and lines that do not validate and may be theirs, only count."""
+def _without_the_erased(items: list[Item], tombstones: Tombstones, now: datetime) -> list[Item]:
+    """Records of erased people up to the time of their tombstone, and lines that do not validate and may be theirs, only count.
+
+    A line that does not validate and still says that it is later is no different from a record: what comes later is welcome.
+    """
     people = [_people_of(item) for item in items]
     times = tombstones.times(set().union(*people))
     if not times:
@@ -187,7 +203,9 @@ def _without_the_erased(items: list[Item], tombstones: Tombstones) -> list[Item]
     def refused(item: Item, names: set[str]) -> bool:
         if isinstance(item, dict):
             return item["user_id"] in times and item["timestamp"] <= times[item["user_id"]]
-        return not times.keys().isdisjoint(names)
+        found = times.keys() & names
+        at = when(item.raw, now=now) if found and isinstance(item, Rejected) else None
+        return any(at is None or at <= times[name] for name in found)
 
     return [
         Erased(_line_of(item), in_copy=True) if refused(item, names) else item for item, names in zip(items, people, strict=True)
@@ -225,18 +243,31 @@ def _write(intake: Intake, entry: Entry, items: Iterable[Item]) -> Counts:
     waiting: list[Item] = []
     for batch in read_ahead(_batches(items, _size_of)):
         if waiting:
-            counts = intake.lease.transaction(partial(_batch_written, intake, entry, waiting, stored, counts))
+            counts = intake.lease.transaction(partial(_part_written, intake, entry, waiting, stored, counts))
             intake.pipeline.progress(f"{STAGE} {entry.name}", counts.read)
         _discover_campaigns(intake, batch)
         waiting = batch
 
+    rest = _line_of(waiting[0]) if waiting else None
+    _forget_outdated(intake, entry, before_line=rest)
+
     def last(session: ClientSession) -> Counts:
         final = _batch_written(intake, entry, waiting, stored, counts, session)
-        intake.documents.quarantine.clear(entry.id, judged_before=intake.run_id, session=session)
+        outdated = intake.documents.quarantine.outdated(entry.id, judged_in=intake.run_id, from_line=rest, session=session)
+        _forget(intake, entry, list(outdated), session)
         _accepted(intake, entry, final, "accepted", session)
         return final
 
     return intake.lease.transaction(last)
+
+
+def _part_written(
+    intake: Intake, entry: Entry, batch: list[Item], stored: set[int], before: Counts, session: ClientSession
+) -> Counts:
+    """`_batch_written` of a batch that is not the last: whoever finds the drop like this removes what is written of it."""
+    if not entry.was_accepted:
+        intake.documents.ledger.begin_writing(entry.id, session=session)
+    return _batch_written(intake, entry, batch, stored, before, session)
 
 
 def _batch_written(
@@ -251,7 +282,7 @@ def _batch_written(
     if valid:
         inserted = documents.records.insert(valid, session=session)
         accepted, duplicate = accepted + inserted.accepted, inserted.duplicate
-        rejected += [_conflicting(valid[found.index], found.existing_line) for found in inserted.conflicts]
+        rejected += [_conflicting(valid[found.index], found) for found in inserted.conflicts]
     _put(intake, entry, rejected, session)
     return Counts(
         read=before.read + len(batch),
@@ -275,6 +306,17 @@ def _quarantine(intake: Intake, entry: Entry, items: Iterable[Item]) -> None:
     for batch in _batches(items, _size_of):
         rejected = [item for item in batch if isinstance(item, Rejected)]
         intake.lease.transaction(partial(_put, intake, entry, rejected))
+
+
+def _forget_outdated(intake: Intake, entry: Entry, *, before_line: int | None = None) -> None:
+    """Take out of quarantine, in parts, what this run has not judged anew; the drop may have millions of lines there."""
+    outdated = intake.documents.quarantine.outdated(entry.id, judged_in=intake.run_id, before_line=before_line)
+    while lines := list(islice(outdated, BATCH)):
+        intake.lease.transaction(partial(_forget, intake, entry, lines))
+
+
+def _forget(intake: Intake, entry: Entry, lines: Sequence[int], session: ClientSession) -> None:
+    intake.documents.quarantine.remove(entry.id, lines, session=session)
 
 
 def _put(intake: Intake, entry: Entry, rejected: list[Rejected], session: ClientSession) -> None:
@@ -309,10 +351,10 @@ def _line_of(item: Item) -> int:
     return line
 
 
-def _conflicting(document: dict[str, Any], existing_line: int) -> Rejected:
+def _conflicting(document: dict[str, Any], conflict: Conflict) -> Rejected:
     detail = (
-        f"message_id is taken by another record with other content (line {existing_line} of the drop that came first); "
-        "give this one an id of its own."
+        "message_id is taken by another record with other content "
+        f"(drop {conflict.existing_drop[:12]}, line {conflict.existing_line}); give this one an id of its own."
     )
     return Rejected(line=document["line"], offset=-1, reason=Reason.ID_CONFLICT, detail=detail, raw=_raw_of(document))
 
@@ -330,6 +372,7 @@ def _blank(intake: Intake, entry: Entry, lines: Sequence[int]) -> None:
     try:
         with blanked(intake.copy_of(entry), entry.name, lines) as sha256:
             intake.documents.ledger.add_alias(entry.id, sha256)
+            intake.lease.check()  # writing a large copy anew takes its time
     except OSError as error:
         raise StoreRefused(
             f"cannot write our copy of {entry.name} anew: {error.strerror}",
@@ -341,23 +384,12 @@ def _keep_out(intake: Intake, entry: Entry, hold: Hold, counts: Counts) -> Count
     """Hold the drop, unless it was accepted before."""
     if entry.was_accepted:
         return _stay_accepted(intake, entry, hold.reason)
-    documents = intake.documents
-    if users := documents.records.users_of([entry.id]):  # what was computed of them meanwhile holds records that go now
-        documents.ledger.reopen(PROJECTIONS, entries=sorted(documents.records.drops_of_users(users)))
-
-    def remove(session: ClientSession) -> int:
-        return documents.records.remove_drop(entry.id, limit=BATCH, session=session)
-
-    while intake.lease.transaction(remove):  # what a run that crashed had written: a held drop claims no ids
-        pass
-
-    def work(session: ClientSession) -> None:
-        documents.quarantine.clear(entry.id, judged_before=intake.run_id, session=session)
-        documents.ledger.hold(
+    _forget_outdated(intake, entry)
+    intake.lease.transaction(
+        lambda session: intake.documents.ledger.hold(
             entry.id, reason=hold.reason, detail=hold.detail, counts=counts, run_id=intake.run_id, session=session
         )
-
-    intake.lease.transaction(work)
+    )
     log.warning("drop_held", drop=entry.id[:12], drop_name=entry.name, reason=hold.reason)
     return counts
 
@@ -369,9 +401,7 @@ def _without_copy(intake: Intake, entry: Entry) -> None:
     file_was_there = ledger.in_a_file([entry.id])
     ledger.forget_files(entry.id)
     if entry.was_accepted or not file_was_there:
-        _keep_out(
-            intake, entry, Hold(Reason.CRASHED_RUN, "Our copy of it was lost, and its file is gone: hand it in again."), Counts()
-        )
+        _keep_out(intake, entry, Hold(Reason.CRASHED_RUN, LOST_COPY), Counts())
 
 
 def _stay_accepted(intake: Intake, entry: Entry, why: str) -> Counts:

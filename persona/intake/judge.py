@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from persona.schemas import Reason
 
 MAX_CRASHES = 3
+LOST_COPY = "Our copy of it was lost, and its file is gone: hand it in again."
 UNREADABLE = frozenset({Reason.INVALID_JSON, Reason.INVALID_ENCODING, Reason.TOO_DEEP})
 """What is wrong with the bytes comes before what is wrong with the fields."""
 

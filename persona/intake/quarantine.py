@@ -8,6 +8,7 @@ from pymongo.client_session import ClientSession
 
 from persona.errors import InvalidInput, NotFound
 from persona.intake.claim import claim, sync, watched
+from persona.intake.judge import LOST_COPY
 from persona.pipeline.draining import Pipeline
 from persona.pipeline.lease import Lease
 from persona.schemas import Reason
@@ -52,7 +53,7 @@ def kept_out(documents: Documents, *, drop: str = "", reason: Reason | None = No
         wanted = find(documents, drop).id
         entries = {wanted: entries[wanted]} if wanted in entries else {}
     rows = [
-        KeptOut(entry, lines.get(entry.id, {}), _advice(entry))
+        KeptOut(entry, lines.get(entry.id, {}), advice(entry))
         for entry in entries.values()
         if reason is None or reason in (entry.reason, *lines.get(entry.id, ()))
     ]
@@ -102,10 +103,11 @@ def replay_mended(pipeline: Pipeline, entry: Entry, file: Path, lease: Lease, *,
 
     def work(session: ClientSession) -> None:
         documents.ledger.replace(entry.id, claimed.sha256, name=claimed.name, size=claimed.size, run_id=run_id, session=session)
-        documents.quarantine.settle(entry.id, how="replayed", run_id=run_id, by=claimed.sha256, session=session)
 
     sync(pipeline.settings.claimed_drops)
     lease.transaction(work)
+    # after it: there may be millions of lines, and a transaction has a minute; interrupted here, `discard` settles them
+    documents.quarantine.settle(entry.id, how="replayed", run_id=run_id, by=claimed.sha256)
     return claimed.sha256
 
 
@@ -126,7 +128,10 @@ def release(pipeline: Pipeline, entries: Sequence[Entry], lease: Lease, *, run_i
             )
     _copies_are_there(pipeline, entries)
     lease.check()
-    pipeline.documents.ledger.read_again([entry.id for entry in entries], what="released", run_id=run_id, released=True)
+    ledger = pipeline.documents.ledger
+    for judged in (True, False):  # of what nobody has judged yet a person does not know what they would let in
+        ids = [entry.id for entry in entries if bool(entry.counts.read) is judged]
+        ledger.read_again(ids, what="released", run_id=run_id, released=judged)
 
 
 def discard(pipeline: Pipeline, entries: Sequence[Entry], lease: Lease, *, line: int | None = None, run_id: str) -> int:
@@ -148,18 +153,26 @@ def discard(pipeline: Pipeline, entries: Sequence[Entry], lease: Lease, *, line:
     return sum(documents.quarantine.settle(entry.id, how="discarded", run_id=run_id, line=line) for entry in entries)
 
 
+def has_copy(pipeline: Pipeline, entry: Entry) -> bool:
+    """Whether our copy of the drop is there to be read."""
+    return (pipeline.settings.claimed_drops / entry.id).exists()
+
+
 def _copies_are_there(pipeline: Pipeline, entries: Sequence[Entry]) -> None:
     for entry in entries:
-        if not (pipeline.settings.claimed_drops / entry.id).exists():
+        if not has_copy(pipeline, entry):
             raise NotFound(
                 f"our copy of {entry.name} ({entry.id[:12]}) is gone", hint="Hand the file in again: `persona ingest FILE`."
             )
 
 
-def _advice(entry: Entry) -> str:
+def advice(entry: Entry) -> str:
+    """What a person can do about a drop that is kept out, whole or in part."""
     command, drop = "persona quarantine", entry.id[:12]
     if entry.state == "discarded":
         return f"Nothing; `{command} replay {drop}` brings it back."
+    if entry.state == "held" and entry.detail == LOST_COPY:
+        return f"Hand the file in again: `persona ingest FILE`; or `{command} discard {drop}`."
     if entry.state == "held" and entry.reason == Reason.CRASHED_RUN:
         return f"Look into those logs, then `{command} replay {drop}`, or mend it: `{command} replay {drop} --with FILE`."
     mend = f"Mend it, then `{command} replay {drop} --with FILE`; or `{command} discard {drop}`."

@@ -16,6 +16,7 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    TypeAdapter,
     ValidationError,
 )
 
@@ -33,6 +34,8 @@ ERASED_RECORD = b'{"persona":"erased"}'
 """What stands in a claimed copy where the record of an erased person stood."""
 BETWEEN_QUOTES = re.compile(rb'(?:[^"\\]|\\.)*', re.DOTALL)
 INTEGER_TOKEN = re.compile(rb'[:,\[{]\s*(-?[0-9]+)\s*(?=[,}\]"]|$)')
+NAMED_USER = re.compile(rb'"user_id"\s*:\s*(?:"((?:[^"\\]|\\.)*)|(-?[0-9]+))', re.DOTALL)
+SHORTEST_ID = 4
 SHORT_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
 
@@ -61,6 +64,8 @@ def _time(value: Any) -> Any:
 
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=256, pattern=r"^[^\x00]*$", strict=True)]
 Id = Annotated[Name, BeforeValidator(_integer_as_text)]
+Time = Annotated[datetime, BeforeValidator(_time)]
+TIME: TypeAdapter[datetime] = TypeAdapter(Time)
 
 
 class Record(BaseModel):
@@ -69,7 +74,7 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="allow", hide_input_in_errors=True)
 
     user_id: Id
-    timestamp: Annotated[datetime, BeforeValidator(_time)]
+    timestamp: Time
     message: Annotated[str, StringConstraints(max_length=MAX_MESSAGE, strict=True)] | None = None
     message_id: Id | None = None
     conversation_id: Id | None = None
@@ -78,6 +83,9 @@ class Record(BaseModel):
     channel: Annotated[Name, BeforeValidator(_lowercase)] | None = None
     event: Annotated[Event, BeforeValidator(_lowercase)] | None = None
     value: Annotated[float, BeforeValidator(_big_integer_as_float), Field(strict=True, allow_inf_nan=False)] | None = None
+
+
+COMMON_WORDS = frozenset({*Record.model_fields, *Event, *(event.value for event in Event)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +108,30 @@ def to_document(raw: RawRecord, *, drop: str, now: datetime) -> dict[str, Any] |
 
 
 def whose(raw: bytes) -> set[str]:
-    """The ids of those whose record this line may be: its `user_id`; of one that is no JSON object, `names_in` it."""
+    """The ids of those whose record this line may be: its `user_id`; of one that is no JSON object, what in it looks like an id.
+
+    That is whatever stands behind `"user_id":`, and every other of `names_in` it but what stands in lines of everybody: names of
+    fields and events, and what is shorter than four characters.
+    """
     try:
         fields = _parsed(raw)
     except _Refusal:
-        return names_in(raw)
+        fields = None
     if not isinstance(fields, dict):
-        return names_in(raw)
+        named = {_unescaped(text).strip() if text else digits.decode() for text, digits in NAMED_USER.findall(raw)}
+        return named | {name for name in _strings_in(raw) - COMMON_WORDS if len(name) >= SHORTEST_ID}
     user_id = _integer_as_text(fields.get("user_id"))
     return {user_id.encode("utf-8", "replace").decode().strip()} if isinstance(user_id, str) else set()
+
+
+def when(raw: bytes, *, now: datetime) -> datetime | None:
+    """The time that a line gives, UTC; None where it is no JSON object, or its time is not valid or lies in the future."""
+    try:
+        fields = _parsed(raw)
+        at = _utc(TIME.validate_python(fields.get("timestamp"))) if isinstance(fields, dict) else None
+    except (_Refusal, ValidationError):
+        return None
+    return at if at and at - now <= FUTURE_TOLERANCE else None
 
 
 def names_in(raw: bytes) -> set[str]:
@@ -116,9 +139,12 @@ def names_in(raw: bytes) -> set[str]:
 
     What stands between any two quotes counts, escaped ones included: a missing quote or a stray backslash turns strings inside out.
     """
+    return _strings_in(raw) | {found.group(1).decode() for found in INTEGER_TOKEN.finditer(raw)}
+
+
+def _strings_in(raw: bytes) -> set[str]:
     pieces = {*_between_quotes(raw), *(piece.rstrip(b"\\") for piece in raw.split(b'"'))}
-    integers = {found.group(1).decode() for found in INTEGER_TOKEN.finditer(raw)}
-    return {_unescaped(piece).strip() for piece in pieces} | integers
+    return {_unescaped(piece).strip() for piece in pieces}
 
 
 def _between_quotes(raw: bytes) -> Iterator[bytes]:

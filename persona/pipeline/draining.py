@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from functools import cached_property, partial
 
 import structlog
+from pymongo.client_session import ClientSession
 
 from persona.errors import LeaseLost, NotFound, PersonaError, StoreRefused, StoreUnavailable
 from persona.pipeline.lease import Lease, lease
@@ -19,6 +20,9 @@ from persona.stores.documents.ledger import Entry
 from persona.stores.warehouse import Warehouse
 
 Progress = Callable[[str, int], None]
+RESTORE = "restore"
+"""The purpose for which the lease is to be had while a restore has not come to its end, and what stands for it among the rebuilds."""
+REMOVED_AT_ONCE = 5_000
 log = structlog.get_logger()
 
 
@@ -64,7 +68,8 @@ class Batch:
     def overtakable(self, amend: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Around writes to a store that cannot be fenced: raise `LeaseLost` where the lease is lost by their end, however they end.
 
-        Before, `amend` puts right what the next run would not, and the batch is let wait for the stage again.
+        Before, `amend` puts right what the next run would not, and the batch is let wait for the stage again: also where who has
+        the lease now computed it before these writes, and marks it only after them.
         """
         try:
             yield
@@ -75,7 +80,8 @@ class Batch:
                 try:
                     amend()
                 finally:
-                    self.documents.ledger.reopen([self.stage], entries=[entry.id for entry in self.entries])
+                    newest = self.documents.leases.newest_token()
+                    self.documents.ledger.overtake(self.stage, [entry.id for entry in self.entries], token=newest)
                 raise
 
 
@@ -106,11 +112,32 @@ class Pipeline:
 
     @contextmanager
     def lease(self, run_id: str, purpose: str, *, wait_seconds: float | None = None) -> Iterator[Lease]:
-        """Hold the pipeline's lease for the time of the block; wait for it as long as the settings say, or as long as said here."""
+        """Hold the pipeline's lease for the time of the block; wait for it as long as the settings say, or as long as said here.
+
+        Raises `StoreRefused` where the truth is half restored, unless it is to be restored.
+        """
         seconds = self.settings.lease_seconds
         wait = self.settings.lease_wait_seconds if wait_seconds is None else wait_seconds
         with lease(self.documents, run_id=run_id, purpose=purpose, seconds=seconds, wait_seconds=wait) as held:
+            if purpose != RESTORE and self.documents.rebuilds.run_of(RESTORE):
+                raise StoreRefused("a restore did not come to its end", hint="Run `persona restore DIR` again.")
+            self._remove_half_written(held)
             yield held
+
+    def _remove_half_written(self, held: Lease) -> None:
+        """Take out what a run that ended half-way had written of a drop: nothing may be computed from it, and it claims no ids."""
+        drops = self.documents.ledger.half_written()
+        if not drops:
+            return
+
+        def remove(session: ClientSession) -> int:
+            removed = self.documents.records.remove_drops(drops, limit=REMOVED_AT_ONCE, session=session)
+            if not removed:
+                self.documents.ledger.end_writing(drops, session=session)
+            return removed
+
+        while held.transaction(remove):
+            pass
 
     def drain(
         self, stage: str, apply: Callable[[Batch], None], *, run_id: str, drops: Sequence[str] = (), reapply: bool = False

@@ -66,7 +66,7 @@ def lease(documents: Documents, *, run_id: str, purpose: str, seconds: float, wa
         finally:
             ended.set()
             heartbeat.join()
-            documents.leases.release(token)
+            _release(documents, token)
 
 
 def process_is_gone(holder: Holder) -> bool:
@@ -104,6 +104,13 @@ def _acquire(
                 f"{who} is writing and did not end within {wait_seconds:.0f} s", hint="Wait for it, or end it; then run again."
             )
         time.sleep(POLL_SECONDS)
+
+
+def _release(documents: Documents, token: int) -> None:
+    try:
+        documents.leases.release(token)
+    except PersonaError as error:  # it expires by itself; how the block ended is what is to be told
+        log.warning("lease_not_released", error=error.message)
 
 
 def _renew(documents: Documents, token: int, seconds: float, ended: threading.Event) -> None:

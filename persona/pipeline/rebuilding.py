@@ -12,6 +12,7 @@ from functools import partial
 
 import numpy as np
 import structlog
+from pymongo.client_session import ClientSession
 
 from persona.errors import Busy, EmbeddingMismatch, LeaseLost, StoreRefused, StoreUnavailable
 from persona.language.encoder import Encoder
@@ -28,6 +29,8 @@ TURN_SECONDS = 5.0
 PAUSE_SECONDS = 1.0
 PATIENCE_SECONDS = 3_600.0
 """How long a rebuild that is under way waits for its next turn: a large drop may take that long."""
+FEW = 2_000
+"""People who may be left for the last turn of a rebuild, which is not interrupted."""
 PURPOSE = "rebuild"
 log = structlog.get_logger()
 
@@ -119,16 +122,16 @@ class _Rebuild:
 
     def end(self, lease: Lease) -> None:
         """Nothing is left to do for the asset."""
-        ledger, asset = self.documents.ledger, self.asset
+        ledger, asset, waiting = self.documents.ledger, self.asset, list[str]()
         if self.lease:  # nothing came in between: what waits now has been computed too
             waiting = [entry.id for entry in ledger.pending(asset, upstream=UPSTREAM[asset])]
+
+        def end(session: ClientSession) -> None:
             version = CODE_VERSIONS[asset]
-            lease.transaction(
-                lambda session: ledger.mark(
-                    asset, waiting, run_id=self.run_id, token=lease.token, code_version=version, session=session
-                )
-            )
-        self.documents.rebuilds.end(asset)
+            ledger.mark(asset, waiting, run_id=self.run_id, token=lease.token, code_version=version, session=session)
+            self.documents.rebuilds.end(asset, session=session)
+
+        lease.transaction(end)
 
     def hold(self, *, wait_seconds: float | None) -> AbstractContextManager[Lease]:
         """The caller's lease, or one of our own."""
@@ -156,9 +159,10 @@ class _Rebuild:
     ) -> None:
         """Compute all users in turns, then `last`.
 
-        What is filled `beside` has missed the drops that were applied meanwhile: their users are computed once more before `last`.
+        What is filled `beside` has missed the drops that were applied meanwhile: their users are computed once more before `last`,
+        in turns too, until so few are left that they and `last` are done in one.
         """
-        reached = ""
+        reached, since, late = "", self._token, list[str]()
 
         def work(lease: Lease, users: list[str]) -> None:
             self.records += compute(lease, users)
@@ -174,15 +178,26 @@ class _Rebuild:
             reached = users[-1]
             return True
 
-        def end(lease: Lease) -> None:
-            drops = self.documents.ledger.applied_since(self.asset, self._token) if beside else []
-            late = self.documents.records.users_of(drops) if drops else []
-            for start in range(0, len(late), sinks.USERS):
+        def catch_up(lease: Lease) -> bool:
+            nonlocal since, late
+            few = False
+            if not late:
+                drops = self.documents.ledger.applied_since(self.asset, since)
+                late, since = self.documents.records.users_of(drops) if drops else [], lease.token
+                few = len(late) <= FEW
+            while late:
+                work(lease, late[: sinks.USERS])
+                late = late[sinks.USERS :]
+                if not few:
+                    return True
                 lease.check()
-                work(lease, late[start : start + sinks.USERS])
-            last(lease)
+            return False
 
-        self.in_turns(step, end)
+        if not beside:
+            self.in_turns(step, last)
+            return
+        self.in_turns(step)
+        self.in_turns(catch_up, last)
 
 
 def _embeddings(rebuild: _Rebuild) -> None:
@@ -193,11 +208,12 @@ def _embeddings(rebuild: _Rebuild) -> None:
         raise EmbeddingMismatch(
             f"the model does not make vectors of {encoder.dimension} finite numbers", hint="Set another EMBEDDING_MODEL."
         )
-    with rebuild.first_turn():
+    with rebuild.first_turn() as lease:
         # before anything is forgotten: if this ends here, the next run computes it again all the same
         documents.ledger.reopen([rebuild.asset, *downstream(rebuild.asset)])
         documents.rebuilds.end("milvus_collection")  # one that is under way has computed from the old vectors
         _drop_beside(documents, rebuild.stores.vectors)
+        lease.check()
         documents.embeddings.begin_new_collections()
         documents.embeddings.forget_all()
         documents.embeddings.agree_on(encoder.fingerprint, encoder.dimension)
@@ -225,8 +241,10 @@ def _intents(rebuild: _Rebuild) -> None:
 
     def last(lease: Lease) -> None:
         if labeller := sinks.labeller_of(documents, threshold=threshold):
-            rebuild.removed += documents.embeddings.forget_labels_except(labeller.version)
-            documents.embeddings.set_label_version(labeller.version)
+            stored, named = documents.embeddings, labeller.version
+            for outdated in stored.outdated_labels(named):
+                rebuild.removed += lease.transaction(partial(stored.forget_labels, outdated))
+            lease.transaction(lambda session: stored.set_label_version(named, session=session))
         rebuild.end(lease)
 
     with rebuild.first_turn():
@@ -238,7 +256,7 @@ def _intents(rebuild: _Rebuild) -> None:
 
 def _milvus_collection(rebuild: _Rebuild) -> None:
     documents, vectors = rebuild.documents, rebuild.stores.vectors
-    with rebuild.first_turn():
+    with rebuild.first_turn() as lease:
         model = documents.embeddings.model()
         _drop_beside(documents, vectors)
         if documents.embeddings.collections_in_use() != documents.embeddings.collections_to_fill():
@@ -250,7 +268,8 @@ def _milvus_collection(rebuild: _Rebuild) -> None:
         if model is None:  # nothing has been embedded, so nothing is to be found
             documents.rebuilds.end(rebuild.asset)
             return
-        filled = vectors.at(documents.embeddings.begin_beside())
+        version = lease.transaction(lambda session: documents.embeddings.begin_beside(session=session))
+        filled = vectors.at(version)
         filled.drop()  # what a truth that is gone may have left under this name
         filled.prepare(model[1])
 
@@ -259,7 +278,13 @@ def _milvus_collection(rebuild: _Rebuild) -> None:
         lease.transaction(lambda session: documents.embeddings.use_beside(session=session))
         rebuild.end(lease)
 
-    rebuild.for_everybody(lambda lease, users: sinks.index_users(documents, filled, users), last)
+    try:
+        rebuild.for_everybody(lambda lease, users: sinks.index_users(documents, filled, users), last)
+    except LeaseLost:  # who has been erased meanwhile may have been written once more
+        if version not in (documents.embeddings.collections_in_use(), documents.embeddings.collections_to_fill()):
+            filled.drop()
+            documents.embeddings.forget_collections(version)
+        raise
     with rebuild.hold(wait_seconds=PATIENCE_SECONDS):
         sinks.drop_retired_collections(documents, vectors)
 

@@ -75,7 +75,7 @@ def label(batch: Batch, *, threshold: float) -> None:
         batch.progress(batch.records)
     if changed:
         batch.documents.ledger.reopen(["neo4j_graph"], kinds=["drop"])
-        stored.set_label_version(labeller.version)
+        batch.lease.transaction(lambda session: stored.set_label_version(labeller.version, session=session))
 
 
 def index_vectors(batch: Batch, vectors: VectorStore) -> None:
@@ -95,7 +95,7 @@ def index_vectors(batch: Batch, vectors: VectorStore) -> None:
             batch.records += index_users(documents, current, users)
         batch.progress(batch.records)
     if not batch.leaves_pending():
-        documents.embeddings.use_filled_collections()
+        batch.lease.transaction(lambda session: documents.embeddings.use_filled_collections(session=session))
     drop_retired_collections(documents, vectors)
 
 

@@ -5,21 +5,27 @@ Each file is replaced at once by one that lacks the person, so that an interrupt
 
 import json
 import os
+import re
 import stat
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from persona.errors import InvalidInput
 from persona.intake.blanking import blanked, replaced
+from persona.intake.catalogs import read_catalog
 from persona.intake.claim import WatchedFile, settled_files, watched
+from persona.intake.parse import DropFault
 from persona.pipeline.lease import Lease
-from persona.privacy.search import Found, Identifier, search
+from persona.privacy.search import Found, Identifier, format_of, search
 from persona.settings import Settings
 from persona.stores.documents import Documents
 from persona.stores.documents.ledger import Counts, Entry
 
 NOTHING = b""
+UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.part")
+"""What `blanking` calls the file that is to take another's place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +34,9 @@ class CopyFound:
 
     path: Path
     entry: Entry | None
-    """None for a copy that the ledger does not know."""
+    """None for a copy that the ledger does not know, as after a restore of an older backup."""
+    name: str | None
+    """The file name that says its format; None where nobody knows one under which it can be read."""
     found: Found
 
 
@@ -38,7 +46,9 @@ class Source:
 
     path: Path
     rewritten: bool
-    why: Literal["", "read-only", "not a drop that can be read", "still being written"] = ""
+    why: Literal[
+        "", "read-only", "not readable", "not a drop that can be read", "not a catalog that can be read", "still being written"
+    ] = ""
 
 
 def claimed_copies(settings: Settings) -> list[Path]:
@@ -59,19 +69,24 @@ def find_in_copies(copies: Iterable[Path], documents: Documents, identifier: Ide
     finds: list[CopyFound] = []
     for path in candidates:
         entry = entries.get(path.name)
-        found = search(path, entry.name, identifier) if entry else Found(unreadable=identifier.stands_in_file(path))
+        name = entry.name if entry else format_of(path)
+        found = search(path, name, identifier) if name else Found(unreadable=identifier.stands_in_file(path))
         if found or found.mentions:
-            finds.append(CopyFound(path, entry, found))
+            finds.append(CopyFound(path, entry, name, found))
     return finds
 
 
 def erase_from_copy(documents: Documents, copy: CopyFound, *, of_user: int, run_id: str) -> None:
     """Blank the person's records in this copy and count them as erased; `of_user` of its accepted ones are stored as theirs.
 
-    A copy that cannot be read as a drop becomes empty; one that the ledger does not know is removed.
+    A copy that cannot be read as a drop becomes empty; where the ledger does not know it either, it is removed.
     """
     if copy.entry is None:
-        copy.path.unlink()
+        if copy.name is None or copy.found.unreadable:
+            copy.path.unlink()
+        else:
+            with blanked(copy.path, copy.name, copy.found.theirs):
+                pass
     elif copy.found.unreadable:
         with replaced(copy.path, NOTHING):
             counts = _counts(documents, copy.entry, None, of_user)
@@ -119,45 +134,68 @@ def erase_from_sources(
 
     `clean` are the drops whose copies are as they were claimed and do not hold the person: their files need not be read.
     """
+    sources = _remove_unfinished(settings.drops, settings.catalog)
     settled = {file.path for file in settled_files(settings.drops, settle_seconds=settings.settle_seconds)}
     files = {str(file.path): file for file in settled_files(settings.drops, settle_seconds=0)}
     changed = set(documents.ledger.unseen({path: file.signature for path, file in files.items()}))
-    sources: list[Source] = []
     for path, file in files.items():
-        if path not in changed and documents.ledger.entry_of_file(path) in clean:
+        # what a file has become since it was claimed is no drop yet: blanked, it will be one
+        entry = documents.ledger.entry_of_file(path) if path not in changed else None
+        if entry in clean:
             continue
         try:
             if not identifier.may_stand_in_file(file.path) or not (found := search(file.path, file.path.name, identifier)):
                 continue
             lease.check()
-            sources.append(_erase_from_drop(documents, file, found, settled=file.path in settled))
-        except (FileNotFoundError, PermissionError):  # vanished, or never ours to read: it was not taken in either
+            sources.append(_erase_from_drop(documents, file, found, entry, settled=file.path in settled))
+        except FileNotFoundError:
             continue
+        except PermissionError:
+            sources.append(Source(file.path, rewritten=False, why="not readable"))
     for file in settled_files(settings.catalog, settle_seconds=0):
         try:
-            entries = _customers(file.path)
+            content = file.path.read_bytes()
+            entries = _entries(file.path, content)
             kept = [entry for entry in entries if _customer_id(entry) != identifier.user_id]
-            if len(kept) == len(entries):
-                continue
-            lease.check()
-            sources.append(_erase_from_catalog(documents, file, kept))
-        except (FileNotFoundError, PermissionError):
+            if len(kept) < len(entries):
+                lease.check()
+                sources.append(_erase_from_catalog(documents, file, kept))
+            elif identifier.stands_in_file(file.path) and not _is_catalog(file.path, content):
+                sources.append(Source(file.path, rewritten=False, why="not a catalog that can be read"))
+        except FileNotFoundError:
             continue
+        except PermissionError:
+            sources.append(Source(file.path, rewritten=False, why="not readable"))
     return sources
 
 
-def _erase_from_drop(documents: Documents, file: WatchedFile, found: Found, *, settled: bool) -> Source:
+def _remove_unfinished(*folders: Path) -> list[Source]:
+    """Remove what erasures that were killed have left half-written, everybody's lines in it; the lease says nobody writes now."""
+    kept: list[Source] = []
+    for path in (path for folder in folders for path in folder.glob(".*.part") if UNFINISHED.fullmatch(path.name)):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError:
+            kept.append(Source(path, rewritten=False, why="read-only"))
+    return kept
+
+
+def _erase_from_drop(documents: Documents, file: WatchedFile, found: Found, entry: str | None, *, settled: bool) -> Source:
     if not settled:  # its producer would go on writing into the old file
         return Source(file.path, rewritten=False, why="still being written")
     if found.unreadable:
         return Source(file.path, rewritten=False, why="not a drop that can be read")
     if _is_read_only(file.path):
         return Source(file.path, rewritten=False, why="read-only")
-    entry = documents.ledger.entry_of_file(str(file.path))
     try:
         with blanked(file.path, file.path.name, found.theirs) as content:
+            _make_sure_it_is_still(file)
             if entry:
                 documents.ledger.add_alias(entry, content)
+    except (_Replaced, DropFault):
+        return Source(file.path, rewritten=False, why="still being written")
+    except FileNotFoundError:
+        raise
     except OSError:
         return Source(file.path, rewritten=False, why="read-only")
     _remember(documents, file.path, entry)
@@ -167,14 +205,29 @@ def _erase_from_drop(documents: Documents, file: WatchedFile, found: Found, *, s
 def _erase_from_catalog(documents: Documents, file: WatchedFile, kept: list[Any]) -> Source:
     if _is_read_only(file.path):
         return Source(file.path, rewritten=False, why="read-only")
-    entry = documents.ledger.entry_of_file(str(file.path))
+    path = str(file.path)
+    # what has not been loaded yet is loaded next, without the person
+    entry = None if documents.ledger.unseen({path: file.signature}) else documents.ledger.entry_of_file(path)
     try:
         with replaced(file.path, json.dumps(kept, indent=2, ensure_ascii=False).encode()):
-            pass
+            _make_sure_it_is_still(file)
+    except _Replaced:
+        return Source(file.path, rewritten=False, why="still being written")
+    except FileNotFoundError:
+        raise
     except OSError:
         return Source(file.path, rewritten=False, why="read-only")
     _remember(documents, file.path, entry)
     return Source(file.path, rewritten=True)
+
+
+class _Replaced(Exception):
+    """Its producer put another content there while this one was looked at."""
+
+
+def _make_sure_it_is_still(file: WatchedFile) -> None:
+    if watched(file.path) != file:
+        raise _Replaced
 
 
 def _remember(documents: Documents, path: Path, entry: str | None) -> None:
@@ -183,11 +236,19 @@ def _remember(documents: Documents, path: Path, entry: str | None) -> None:
         documents.ledger.remember_file(str(path), watched(path).signature, entry)
 
 
-def _customers(path: Path) -> list[Any]:
+def _is_catalog(path: Path, content: bytes) -> bool:
+    try:
+        read_catalog(content, name=path.name)
+    except InvalidInput:
+        return False
+    return path.suffix == ".json"
+
+
+def _entries(path: Path, content: bytes) -> list[Any]:
     if path.suffix != ".json":
         return []
     try:
-        entries = json.loads(path.read_bytes().decode("utf-8-sig"))
+        entries = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         return []
     return entries if isinstance(entries, list) else []

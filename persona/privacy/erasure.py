@@ -90,7 +90,8 @@ class _Erasure:
         found |= {"quarantine": len(quarantined), "drops": _records_in(copies)}
         tombstones = self._documents.tombstones
         before = tombstones.times([self._user_id]).get(self._user_id)
-        if not any(found.values()) and before is None:
+        # Redis has an answer for anybody who was asked for
+        if before is None and not any(n for store, n in found.items() if store != "redis"):
             raise NotFound(UNKNOWN, hint="Ids are compared exactly, upper and lower case included.")
         self._lease.check()
         at = datetime.now(UTC)
@@ -104,8 +105,10 @@ class _Erasure:
         self._lease.check()
         self._documents.catalog.remove_customer(self._user_id)
         self._documents.records.remove_user(self._user_id)
+        self._stores.cache.forget(self._user_id)  # last: until then an answer may be made of what was left
         self._progress("looking again")
         left = self._left(copies, texts)
+        mentions = self._mentions(copies)
         proof: Proof = {
             "erasure": uuid.uuid4().hex,
             "user": tombstone,
@@ -121,7 +124,8 @@ class _Erasure:
                 {"file": self._identifier.masked(source.path.name), "rewritten": source.rewritten, "why": source.why}
                 for source in sources
             ],
-            "mentions": self._mentions(copies),
+            "mentions": mentions[:MENTIONS_LISTED],
+            "mentions_in_all": len(mentions),
             "backups": [{"path": backup.path, "at": backup.at} for backup in self._documents.backups.before(at)],
             "residue": [*self._named(sources), *residue_of(self._settings)],
         }
@@ -149,12 +153,11 @@ class _Erasure:
     def _erase_from_projections(self) -> None:
         stores = self._stores
         self._progress("projections")
-        for version in self._documents.embeddings.collections_named():
+        for version in stores.vectors.versions():  # of a truth that is gone, too
             self._lease.check()
             stores.vectors.at(version).remove_user(self._user_id)
         stores.graph.fenced(self._lease.token).remove_user(self._user_id)
         stores.warehouse.fenced(self._lease.token).remove_user(self._user_id)
-        stores.cache.forget(self._user_id)
 
     def _erase_texts(self) -> set[str]:
         """Forget the vectors and labels of texts that no one else's record and no catalog has; return their hashes."""
@@ -186,14 +189,11 @@ class _Erasure:
         records: list[dict[str, Any]] = [
             {"drop": copy.path.name, "line": line} for copy in copies for line in copy.found.mentions
         ]
-        return (
-            records
-            + [
-                {"catalog": name, "entry": self._identifier.masked(key)}
-                for name, key, content in entries
-                if self._identifier.stands_in(content.encode())
-            ]
-        )[:MENTIONS_LISTED]
+        return records + [
+            {"catalog": name, "entry": self._identifier.masked(key)}
+            for name, key, content in entries
+            if self._identifier.stands_in(content.encode())
+        ]
 
     def _named(self, sources: list[Source]) -> list[dict[str, str]]:
         """Where the person's name is left because it is not ours to change."""

@@ -42,7 +42,7 @@ def quarantined_of(stores: Stores, identifier: Identifier, copies: Iterable[Copy
 def count_in_stores(stores: Stores, user_id: str) -> dict[str, int]:
     """How much each store holds of this person; of Redis, whether it keeps an answer. Quarantine and files are not looked at."""
     documents = stores.documents
-    versions = (stores.vectors.at(version) for version in documents.embeddings.collections_named())
+    versions = (stores.vectors.at(version) for version in stores.vectors.versions())
     return {
         "records": documents.records.count_of_user(user_id),
         "customers": int(documents.catalog.customer(user_id) is not None),
@@ -103,17 +103,17 @@ def _records(stores: Stores, records: list[dict[str, Any]]) -> list[dict[str, An
 
 
 def _waiting(copies: Iterable[CopyFound]) -> Iterator[dict[str, Any]]:
-    """The person's records in copies of drops that are not accepted: held whole, discarded, or not judged yet."""
+    """The person's records in copies of drops that are not accepted: held whole, discarded, not judged yet, or unknown."""
     for copy in copies:
-        if copy.entry is None or copy.entry.state == "accepted" or not copy.found:
+        if not copy.found or (copy.entry and copy.entry.state == "accepted"):
             continue
         theirs = frozenset(copy.found.theirs)
         if copy.found.unreadable:
-            yield {"drop": copy.entry.id, "line": None, "text": None}
+            yield {"drop": copy.path.name, "line": None, "text": None}
         try:
-            for raw in raw_records(copy.path, copy.entry.name):
+            for raw in raw_records(copy.path, copy.name) if copy.name else ():
                 if raw.line in theirs:
-                    yield {"drop": copy.entry.id, "line": raw.line, "text": _text(raw.raw)}
+                    yield {"drop": copy.path.name, "line": raw.line, "text": _text(raw.raw)}
         except DropFault:
             continue
 

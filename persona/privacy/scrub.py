@@ -4,10 +4,13 @@ MongoDB is copied document by document into a fresh server, Milvus and the graph
 its file. Whoever else has the stores open loses them for that time; the platform's own services are stopped and started again.
 """
 
+import json
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
+from persona.local.processes import ProcessSpec, read_json, write_private
 from persona.local.stack import (
     renew_stores,
     running_services,
@@ -18,7 +21,7 @@ from persona.local.stack import (
 )
 from persona.pipeline import sinks
 from persona.pipeline.draining import Pipeline
-from persona.pipeline.lease import Lease, lease
+from persona.pipeline.lease import lease
 from persona.privacy.erasure import Proof
 from persona.privacy.residue import residue_of
 from persona.privacy.search import Identifier
@@ -27,6 +30,8 @@ from persona.stores.documents.copying import copy_everything
 from persona.stores.opening import Stores, documents_of, open_stores
 
 PROJECTIONS: dict[StoreName, str] = {"milvus": "milvus_collection", "neo4j": "neo4j_graph"}
+STOPPED = "scrub.json"
+"""Which services are to be started again: if this ends before, the next scrub does it."""
 Progress = Callable[[str], None]
 
 
@@ -37,10 +42,10 @@ def scrub(user_id: str, proof: Proof, settings: Settings, *, progress: Progress 
     Interrupted, it is finished by being run again.
     """
     start_stores(settings)
-    services = running_services(settings)
     run_id = f"scrub-{uuid.uuid4()}"
+    stopped = settings.home / "run" / STOPPED
     try:
-        _renew(settings, run_id, progress)
+        _renew(settings, run_id, stopped, progress)
         with open_stores(settings) as stores:
             stores.warehouse.compact()
             _compute_what_waits(settings, stores, run_id, progress)
@@ -53,9 +58,10 @@ def scrub(user_id: str, proof: Proof, settings: Settings, *, progress: Progress 
             }
             stores.documents.erasures.put(proof)
     finally:
-        if services:
+        if services := _specs(stopped):
             progress("starting the services")
             start_services(settings, services)
+            stopped.unlink()
     return proof
 
 
@@ -66,29 +72,38 @@ def files_with(user_id: str, settings: Settings) -> list[str]:
     return [identifier.masked(str(path.relative_to(settings.home))) for path in files if identifier.stands_in_file(path)]
 
 
-def _renew(settings: Settings, run_id: str, progress: Progress) -> None:
-    """Stop the services, and start the local servers on fresh files; what they hold of projections waits to be computed."""
+def _renew(settings: Settings, run_id: str, stopped: Path, progress: Progress) -> None:
+    """Stop the services, noting them in `stopped`, and start the local servers on fresh files; their projections are to be computed.
+
+    All of it under the lease: what another wrote into a server that is thrown away would be lost.
+    """
     emptied = [store for store in PROJECTIONS if store in settings.uses_local_servers]
     with documents_of(settings) as documents:
         seconds, patience = settings.lease_seconds, settings.lease_wait_seconds
         with lease(documents, run_id=run_id, purpose="scrub", seconds=seconds, wait_seconds=patience) as held:
+            if services := running_services(settings):
+                write_private(stopped, json.dumps([service.to_json() for service in services]))
             progress("stopping the services")
             stop_services(settings)
             # before anything is emptied: if this ends early, the next run computes it all the same
             documents.ledger.reopen([PROJECTIONS[store] for store in emptied])
             if "mongodb" in settings.uses_local_servers:
-                _copy_documents(settings, held, progress)
-    progress("starting the stores on fresh files")
-    renew_stores(settings, empty=emptied)
+                _copy_documents(settings, progress)
+            held.check()
+            progress("starting the stores on fresh files")
+            renew_stores(settings, empty=emptied)
 
 
-def _copy_documents(settings: Settings, held: Lease, progress: Progress) -> None:
+def _copy_documents(settings: Settings, progress: Progress) -> None:
+    """The lease goes with them, and is given back where it has gone."""
     with spare_server(settings, "mongodb") as spare:
         copy_everything(
             settings.addresses.mongodb, spare["mongodb"], progress=lambda name, done: progress(f"{done:,} {name} copied")
         )
-        with documents_of(settings, spare["mongodb"]) as copied:
-            copied.leases.release(held.token)  # held by nobody where it is going, its token still the highest
+
+
+def _specs(stopped: Path) -> list[ProcessSpec]:
+    return [ProcessSpec.from_json(fields) for fields in read_json(stopped) or []]
 
 
 def _compute_what_waits(settings: Settings, stores: Stores, run_id: str, progress: Progress) -> None:

@@ -4,9 +4,11 @@ import gzip
 import re
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import orjson
 from pydantic import TypeAdapter
 
 from persona.errors import InvalidInput
@@ -81,13 +83,20 @@ class Identifier:
 
     def is_named_between(self, path: Path, offset: int, length: int) -> bool:
         """Whether the id is a value in these bytes of the decompressed file."""
+        return self._is_between(self._token, path, offset, length)
+
+    def stands_between(self, path: Path, offset: int, length: int) -> bool:
+        """Whether the id stands as a word in these bytes of the decompressed file."""
+        return self._is_between(self._word, path, offset, length)
+
+    def _is_between(self, pattern: re.Pattern[bytes], path: Path, offset: int, length: int) -> bool:
         with opened(path) as content:
             content.seek(offset)
             tail = b""
             while length > 0 and (chunk := content.read(min(CHUNK_BYTES, length))):
                 length -= len(chunk)
                 tail += chunk
-                if self._token.search(tail):
+                if pattern.search(tail):
                     return True
                 tail = tail[-self._longest :]
         return False
@@ -121,9 +130,30 @@ def search(path: Path, name: str, identifier: Identifier) -> Found:
                 found.mentions.append(raw.line)
     except DropFault:
         return Found(unreadable=identifier.stands_in_file(path))
-    beyond = [raw.line for raw in oversized if identifier.is_named_between(path, raw.offset, raw.length)]
-    found.theirs = sorted([*found.theirs, *beyond])
+    for raw in oversized:
+        if identifier.is_named_between(path, raw.offset, raw.length):
+            found.theirs.append(raw.line)
+        elif identifier.stands_between(path, raw.offset, raw.length):
+            found.mentions.append(raw.line)
+    found.theirs.sort()
+    found.mentions.sort()
     return found
+
+
+def format_of(path: Path) -> str | None:
+    """The name under which a drop whose own name is lost can be read to its end; None where no record of it is a JSON object."""
+    for name in ("copy.json", "copy.jsonl"):
+        with suppress(DropFault):
+            if sum(_is_object(raw.raw) for raw in raw_records(path, name)):
+                return name
+    return None
+
+
+def _is_object(raw: bytes) -> bool:
+    try:
+        return isinstance(orjson.loads(raw), dict)
+    except ValueError:
+        return False
 
 
 def _windows(path: Path, overlap: int) -> Iterator[bytes]:

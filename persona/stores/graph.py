@@ -161,7 +161,6 @@ RETURN count(DISTINCT user) + count(tie) AS n
 """
 
 REMOVE_TIES_OF = "UNWIND $rows AS user_id MATCH (:User {user_id: user_id})-[tie]->() DELETE tie RETURN count(*) AS n"
-REMOVE_USERS = "UNWIND $rows AS user_id MATCH (user:User {user_id: user_id}) DETACH DELETE user RETURN count(*) AS n"
 
 # In parts by id, as the whole list may be long; what is removed first loses its relationships, in parts too.
 USERS_AFTER = "MATCH (user:User) WHERE user.user_id > $last RETURN user.user_id AS user_id ORDER BY user.user_id LIMIT $limit"
@@ -270,15 +269,11 @@ class Graph:
             written += self.upsert_engagements(due)
         return written
 
-    def upsert_expressed(self, expressed: Sequence[ExpressedIntent]) -> int:
-        """Write each (user, intent) pair once, whatever was there before; return the number of relationships written."""
-        return sum(
-            self._write(_expressed_step(part), ends=_expressed_ends(part))
-            for part in chunks(_last_of_each(expressed, key=lambda pair: (pair.user_id, pair.intent)), BATCH)
-        )
-
     def replace_expressed(self, user_ids: Iterable[str], expressed: Sequence[ExpressedIntent]) -> int:
-        """Make `expressed` all that these people express: written as `upsert_expressed` does, anything else of theirs removed."""
+        """Make `expressed` all that these people express: each (user, intent) pair once, anything else of theirs removed.
+
+        Return how many relationships were written.
+        """
         of_user: dict[str, list[ExpressedIntent]] = {user_id: [] for user_id in user_ids}
         for pair in _last_of_each(expressed, key=lambda pair: (pair.user_id, pair.intent)):
             of_user.setdefault(pair.user_id, []).append(pair)
@@ -286,7 +281,8 @@ class Graph:
         for part in chunks(sorted(of_user), BATCH // 5):
             pairs = [pair for user_id in part for pair in of_user[user_id]]
             stale = [{"user_id": user_id, "intents": [pair.intent for pair in of_user[user_id]]} for user_id in part]
-            written += self._write((FORGET_STALE_EXPRESSED, stale), _expressed_step(pairs), ends=_expressed_ends(pairs))
+            ends = (MERGE_USERS, [pair.user_id for pair in pairs]), (MERGE_INTENTS, [pair.intent for pair in pairs])
+            written += self._write((FORGET_STALE_EXPRESSED, stale), _expressed_step(pairs), ends=ends)
         return written
 
     def users_after(self, last: str, *, limit: int) -> list[str]:
@@ -409,7 +405,7 @@ class Graph:
 
     def remove_user(self, user_id: str) -> None:
         """Remove this person and everything that ties them."""
-        self._write((REMOVE_TIES_OF, [user_id]), (REMOVE_USERS, [user_id]))
+        self._write((REMOVE_TIES_OF, [user_id]), (DELETE_USERS, [user_id]))
 
     # -- one transaction each -------------------------------------------------------------------------------------------
 
@@ -508,10 +504,6 @@ def _expressed_step(pairs: Iterable[ExpressedIntent]) -> tuple[str, list[Any]]:
         for pair in pairs
     ]
     return MERGE_EXPRESSED, rows
-
-
-def _expressed_ends(pairs: Sequence[ExpressedIntent]) -> list[tuple[str, list[str]]]:
-    return [(MERGE_USERS, [pair.user_id for pair in pairs]), (MERGE_INTENTS, [pair.intent for pair in pairs])]
 
 
 @contextmanager

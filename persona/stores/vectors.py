@@ -72,6 +72,7 @@ COLLECTION_NOT_FOUND = 100
 LITE_FAILED = "Unexpected error in RPC handling"  # all that Milvus Lite says of what went wrong inside it, as of a full disk
 HEX = re.compile(r"[0-9a-f]{1,64}")
 VERSION = re.compile(r"[A-Za-z0-9_]{1,64}")
+OURS = re.compile(rf"(?:{'|'.join(FIELDS)})_(v[0-9]+)")
 
 # The driver logs every failure with a traceback before it raises it; what it raises is translated here and told once.
 logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
@@ -91,6 +92,12 @@ class VectorStore:
     def at(self, version: str) -> Self:
         """Another version of the collections, on the same connection."""
         return type(self)(self._client, version=version, index=self._index, timeout=self._timeout)
+
+    def versions(self) -> list[str]:
+        """Every version of which the server has collections, whoever made them; those not named like one of ours are left out."""
+        with _translated():
+            names = self._client.list_collections(timeout=self._timeout)
+        return sorted({found[1] for name in names if (found := OURS.fullmatch(name))})
 
     def prepare(self, dimension: int) -> None:
         """Make this version's collections, empty, for vectors of this many dimensions; harmless when they are there.

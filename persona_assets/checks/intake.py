@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from persona.intake.quarantine import kept_out
+from persona.intake.quarantine import advice
 from persona.pipeline import anomalies
 from persona.pipeline.stages import DRAINING_ASSETS, DROP_SINKS
 from persona.stores.documents import Documents
@@ -77,10 +77,8 @@ def few_records_are_rejected(
 @dg.asset_check(asset=raw_conversations)
 def nothing_is_held(documents: dg.ResourceParam[Documents]) -> dg.AssetCheckResult:
     """No drop is kept out whole and waits for a person, whichever run held it."""
-    held = [row for row in kept_out(documents) if row.entry.state == "held"]
-    sample = [
-        f"{row.entry.name} ({row.entry.id[:12]}): {row.entry.reason}. {row.entry.detail} {row.advice}" for row in held[-SAMPLE:]
-    ]
+    held = documents.ledger.all_of("drop", states=["held"])
+    sample = [f"{entry.name} ({entry.id[:12]}): {entry.reason}. {entry.detail} {advice(entry)}" for entry in held[-SAMPLE:]]
     return dg.AssetCheckResult(
         passed=not held,
         severity=dg.AssetCheckSeverity.WARN,

@@ -27,6 +27,7 @@ PROOF = {
     "drops": [{"drop": "ab12…", "lines": [3, 7], "emptied": False}],
     "sources": [{"file": "monday.jsonl", "rewritten": True, "why": ""}],
     "mentions": [],
+    "mentions_in_all": 0,
     "backups": [],
     "residue": [{"where": "MongoDB's oplog, journal, free pages and log", "removed_by": "`persona erase --scrub`"}],
 }

@@ -1,18 +1,23 @@
 """What a backup and a restore promise: everything comes back as it was, here or elsewhere; nothing half; and the erased stay erased."""
 
 import json
+import os
 import shutil
+import subprocess
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pymongo
 import pytest
+from pymilvus import MilvusClient
 
 from persona.backup import making, restoring
 from persona.backup.manifest import read_manifest
-from persona.errors import Busy, InvalidInput, NotFound, PersonaError
+from persona.errors import Busy, InvalidInput, NotFound, PersonaError, StoreRefused
+from persona.schemas import UserProfile
 from persona.stores.documents import dumping
 from tests.backup.conftest import Home
 from tests.worlds import Dump, content, differences, everything, put_drop, said
@@ -171,6 +176,61 @@ def test_a_backup_is_whole_or_not_there(new_home: Callable[[str], Home], backup:
         home.back_up(backup)
 
 
+def test_what_a_killed_backup_has_left_is_known_until_the_next_removes_it(
+    new_home: Callable[[str], Home], backup: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = new_home("here")
+    put_drop(home.settings.drops, "a.jsonl", [said("vera", "hello"), said("u_1", "hello")])
+    home.drain()
+
+    def killed(*_: object, **__: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(making.Manifest, "write", killed)
+        patch.setattr(making.shutil, "rmtree", lambda *_, **__: None)
+        with pytest.raises(SystemExit):
+            home.back_up(backup)
+    assert [path.name for path in backup.parent.iterdir()] == [f".{backup.name}.unfinished"]
+    assert [known["path"] for known in home.erase("vera")["backups"]] == [str(backup)]
+    home.back_up(backup.with_name("another"))
+    assert [path.name for path in backup.parent.iterdir()] == ["another"]
+
+
+def test_every_byte_is_on_the_disk_before_the_backup_is_there(
+    new_home: Callable[[str], Home], backup: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = new_home("here")
+    put_drop(home.settings.drops, "a.jsonl", [said("u_1", "hello")])
+    home.drain()
+    synced: set[Path] = set()
+    real, unfinished = os.fsync, backup.with_name(f".{backup.name}.unfinished")
+
+    def watched(descriptor: int) -> None:
+        real(descriptor)
+        synced.add(Path(f"/proc/self/fd/{descriptor}").readlink())
+
+    monkeypatch.setattr(os, "fsync", watched)
+    home.back_up(backup)
+    written = {unfinished / path.relative_to(backup) for path in backup.rglob("*")}
+    assert len(written) > 10 and written | {unfinished, backup.parent} <= synced
+
+
+def test_a_mount_point_is_refused_at_once(new_home: Callable[[str], Home], backup: Path) -> None:
+    home = new_home("here")
+    backup.mkdir(parents=True)
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", backup], capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no disk may be mounted here: {done.stderr.decode().strip()}")
+    try:
+        with pytest.raises(InvalidInput, match="Name a folder in it"):
+            home.back_up(backup)
+        home.back_up(backup / "monday")
+        assert [path.name for path in backup.iterdir()] == ["monday"]
+    finally:
+        subprocess.run(["umount", "--lazy", backup], check=True)
+
+
 def test_no_secret_is_in_it(new_home: Callable[[str], Home], backup: Path) -> None:
     home = new_home("here")
     home.back_up(backup)
@@ -205,15 +265,59 @@ def test_an_interrupted_restore_is_finished_by_the_next(
     def power_cut(*_: Any, **__: Any) -> None:
         raise RuntimeError("power cut")
 
-    for when in ("_put_drops", "_put_truth", "use_beside", "_erase_again", "rebuild"):
-        with monkeypatch.context() as patch:
-            patch.setattr(dumping if when == "use_beside" else restoring, when, power_cut)
-            with pytest.raises(RuntimeError, match="power cut"):
-                elsewhere.restore(backup, replace=True)
-        assert [name for name in mongodb(elsewhere).list_collection_names() if name.startswith(dumping.BESIDE)] == []
-    elsewhere.restore(backup, replace=True)
+    with elsewhere.opened() as (stores, pipeline):
+        rebuilds = stores.documents.rebuilds
+        rebuilds.begin("intents", run_id="of another truth", token=1)
+        for when in ("_load_truth", "_put_drops", "use_beside", "_erase_again", "rebuild"):
+            with monkeypatch.context() as patch:
+                patch.setattr(dumping if when == "use_beside" else restoring, when, power_cut)
+                with pytest.raises(RuntimeError, match="power cut"):
+                    elsewhere.restore(backup)
+            assert [name for name in mongodb(elsewhere).list_collection_names() if name.startswith(dumping.BESIDE)] == []
+            if when == "_load_truth":  # nothing has been changed yet
+                with pipeline.lease("other", "a test"):
+                    continue
+            for work in (elsewhere.drain, lambda: elsewhere.erase("vera"), lambda: elsewhere.back_up(backup.with_name("half"))):
+                with pytest.raises(StoreRefused, match="persona restore DIR"):
+                    work()
+            assert not backup.with_name("half").exists()
+        elsewhere.restore(backup)
+        with pipeline.lease("other", "a test"):
+            assert [rebuilds.run_of(asset) for asset in ("restore", "intents")] == [None, None]
     assert differences(before, held(elsewhere)) == {}
     assert elsewhere.copies() == copies
+
+
+def test_vectors_of_a_truth_that_is_gone_do_not_stay(new_home: Callable[[str], Home], backup: Path) -> None:
+    home = new_home("here")
+    home.fill()
+    before = held(home)
+    home.back_up(backup)
+    leave_behind(home, "v7", "vera")
+    mongodb(home).client.drop_database(home.settings.mongodb_database)
+    home.restore(backup)
+    assert differences(before, held(home)) == {}
+    with home.opened() as (stores, _):
+        assert stores.vectors.versions() == [stores.documents.embeddings.collections_in_use()]
+    empty = new_home("empty")
+    empty.back_up(backup.with_name("empty"))
+    leave_behind(empty, "v1", "vera")
+    empty.restore(backup.with_name("empty"))
+    with empty.opened() as (stores, _):
+        assert stores.vectors.versions() == []
+
+
+def leave_behind(home: Home, version: str, *users: str) -> None:
+    """Collections that no truth names, not loaded, as after the server's restart."""
+    with home.opened() as (stores, _):
+        there = stores.vectors.at(version)
+        there.prepare(home.encoder.dimension)
+        vectors = home.encoder.encode(users)
+        there.upsert_users([UserProfile(user, vector, 1, 1) for user, vector in zip(users, vectors, strict=True)])
+    with closing(MilvusClient(home.settings.addresses.milvus, dedicated=True)) as client:
+        for name in client.list_collections():
+            if name.endswith(f"_{version}"):
+                client.release_collection(name)
 
 
 # -- who was erased ---------------------------------------------------------------------------------------------------------
@@ -248,6 +352,36 @@ def test_who_was_erased_since_is_erased_again_and_welcome_as_before(new_home: Ca
     home.drain()
     with home.opened() as (stores, _):
         assert [record["message"] for record in stores.documents.records.of_user("vera")] == ["here again"]
+
+
+def test_backups_that_were_moved_stay_known(new_home: Callable[[str], Home], backup: Path) -> None:
+    home = new_home("here")
+    put_drop(home.settings.drops, "a.jsonl", [said("vera", "hello"), said("u_1", "hello")])
+    home.drain()
+    made = []
+    for day in ("monday", "tuesday"):
+        made.append(home.back_up(backup).at)
+        backup.rename(backup.with_name(day))
+    known = home.erase("vera")["backups"]
+    assert [found["path"] for found in known] == [str(backup)] * 2
+    assert [abs(found["at"] - at) < timedelta(milliseconds=1) for found, at in zip(known, made, strict=True)] == [True, True]
+    home.restore(backup.with_name("monday"), replace=True)
+    with home.opened() as (stores, _):
+        found = {known.path for known in stores.documents.backups.before(datetime.now(UTC))}
+    assert found == {str(backup), str(backup.with_name("monday"))}
+
+
+def test_vectors_that_no_truth_names_forget_the_erased_too(new_home: Callable[[str], Home]) -> None:
+    home = new_home("here")
+    home.fill()
+    leave_behind(home, "v7", "vera", "u_1")
+    with home.opened() as (stores, _):
+        in_use = stores.vectors.count_of("vera")
+    proof = home.erase("vera")
+    assert (proof["found"]["milvus"], proof["left"]["milvus"]) == (in_use + 1, 0)
+    assert traces(home) == []
+    with home.opened() as (stores, _):
+        assert stores.vectors.at("v7").present_users(["vera", "u_1"]) == {"u_1"}
 
 
 def test_who_was_erased_before_the_backup_and_came_back_is_kept(new_home: Callable[[str], Home], backup: Path) -> None:

@@ -57,6 +57,12 @@ def test_replay_of_everything_with_a_reason(persona: Command) -> None:
     assert {drop["name"] for drop in done["replayed"]} == {"a.jsonl", "b.jsonl"}
     assert materialize(persona)["held"] == 2
 
+    gone = next(drop for drop in done["replayed"] if drop["name"] == "b.jsonl")
+    (persona.settings.claimed_drops / gone["drop"]).unlink()
+    done = persona("quarantine", "replay", "--reason", "invalid_json", "--json").json
+    assert [drop["name"] for drop in done["replayed"]] == ["a.jsonl"]
+    assert [drop["name"] for drop in done["skipped"]] == ["b.jsonl"] and gone["drop"][:12] in done["then"]
+
 
 def test_what_cannot_be_done_is_said_and_changes_nothing(persona: Command) -> None:
     put_drop(persona.settings.drops, "c.txt", [said("u_1", "hello")])

@@ -27,7 +27,7 @@ def test_every_seeker_gets_movies_with_reasons(persona: Command, tmp_path: Path)
     assert persona("catalog", str(DATA / "campaigns.json"), "--json").json["loaded"][0]["entries"] == len(movies)
     persona("ingest", str(DATA / "drops"), "--json")
     run = persona.process("materialize", "--json").json  # a process of its own, with the real encoder
-    assert run["status"] == "success"
+    assert run["status"] == "success", run
     assert run["drops"] == {
         "read": len(records), "accepted": len(records), "duplicate": 0, "quarantined": 0, "erased": 0, "held": 0,
     }  # fmt: skip

@@ -10,6 +10,7 @@ from persona.errors import InvalidInput
 from persona.intake.catalogs import load_catalog, load_folder, read_catalog, unseen_catalogs
 from persona.pipeline.draining import Pipeline
 from persona.schemas import Customer
+from tests.intake.conftest import take_in
 
 CAMPAIGNS = [
     {"campaign_id": "c_1", "name": "Sale", "starts_at": "2025-01-01", "frequency_cap": {"count": 2, "days": 7}},
@@ -117,3 +118,23 @@ def test_a_campaign_that_a_drop_named_exists_and_its_catalog_entry_is_never_over
     assert catalog.version() == version
     assert {campaign.campaign_id: campaign.name for campaign in catalog.campaigns()} == {"c_1": "Sale", "c_9": "c_9", "2": ""}
     assert [campaign.name for campaign in catalog.campaigns_by_id(["c_1", "nowhere"])] == ["Sale"]
+
+
+def test_a_file_that_is_both_a_drop_and_a_catalog_has_two_entries_of_the_ledger(pipeline: Pipeline) -> None:
+    put(pipeline, "users.json", USERS)
+    (pipeline.settings.drops / "users.json").write_text(json.dumps(USERS))
+    [dropped] = take_in(pipeline).entries
+    [loaded] = load_folder(pipeline, run_id="r1").entries
+    with pipeline.lease("r2", "catalog") as lease:
+        load_catalog(pipeline.documents, pipeline.settings.catalog / "users.json", lease, run_id="r2")
+    ledger = pipeline.documents.ledger
+    assert [(entry.kind, entry.state) for entry in ledger.get([dropped.id, loaded.id])] == [
+        ("drop", "held"),
+        ("catalog", "loaded"),
+    ]
+    assert [past.what for past in ledger.history(loaded.id)] == ["loaded", "loaded"] and len(ledger.ids("catalog")) == 1
+    put(pipeline, "bad.json", b"[1]")
+    (pipeline.settings.drops / "bad.json").write_bytes(b"[1]")
+    load_folder(pipeline, run_id="r3")
+    assert [(entry.name, entry.state) for entry in take_in(pipeline).entries] == [("bad.json", "held")]
+    assert {entry.state for entry in ledger.recent("catalog", limit=9)} == {"loaded", "refused"}

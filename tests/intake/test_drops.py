@@ -14,13 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pymongo.client_session import ClientSession
 
-from persona.errors import NotFound, StoreUnavailable
+from persona.errors import LeaseLost, NotFound, StoreUnavailable
 from persona.intake import drops
 from persona.intake import records as validation
 from persona.intake.drops import take_in_all
 from persona.intake.parse import DropFault, RawRecord
+from persona.pipeline import draining
 from persona.pipeline.draining import Pipeline
-from persona.pipeline.stages import DROP_SINKS, PROJECTIONS
+from persona.pipeline.stages import DROP_SINKS
 from persona.schemas import Reason
 from persona.stores.documents.ledger import Counts, Entry
 from persona.stores.documents.records import Inserted
@@ -458,30 +459,164 @@ def test_a_drop_that_is_held_after_a_crash_half_way_leaves_no_record(pipeline: P
     assert (held.state, held.reason, stored(pipeline.documents)) == ("held", Reason.TIME_IN_FUTURE, {})
 
 
-def test_what_was_computed_from_a_crashed_drop_is_computed_anew_when_its_records_go(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+def crash_half_way(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, name: str, lines: Sequence[Any], fault: Exception
 ) -> None:
-    drop(pipeline, "b.jsonl", [message(4)])
-    drop(pipeline, "c.jsonl", [message(5)])
-    take_in(pipeline)
-    monkeypatch.setattr(drops, "BATCH", 1)
-    drop(pipeline, "a.jsonl", [message(1), message(7)])
+    """Take in a new drop and end after its first batch."""
+    drop(pipeline, name, lines)
+    written, entry = drops._batch_written, hashlib.sha256((pipeline.settings.drops / name).read_bytes()).hexdigest()
 
-    def crashing(intake: drops.Intake, entry: Entry, counts: Counts, what: str, session: ClientSession) -> None:
-        raise RuntimeError("power cut")
+    def crashing(
+        intake: drops.Intake, ours: Entry, batch: list[drops.Item], stored: set[int], before: Counts, session: ClientSession
+    ) -> Counts:
+        if ours.id == entry and before.read:
+            raise fault
+        return written(intake, ours, batch, stored, before, session)
 
     with monkeypatch.context() as patch:
-        patch.setattr(drops, "_accepted", crashing)
-        for _ in range(3):
-            with pytest.raises(RuntimeError):
-                take_in(pipeline)
-    assert len(stored(pipeline.documents)) == 3
-    for sink in DROP_SINKS:
-        pipeline.drain(sink, lambda batch: None, run_id="r")
+        patch.setattr(drops, "BATCH", 2)
+        patch.setattr(drops, "_batch_written", crashing)
+        with pytest.raises(type(fault)):
+            take_in(pipeline)
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("power cut"), StoreUnavailable("mongodb", "gone")])
+def test_nothing_is_computed_from_what_a_crash_left_half_written(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    drop(pipeline, "a.jsonl", [message(7)])
     take_in(pipeline)
-    assert len(stored(pipeline.documents)) == 2
-    for sink in PROJECTIONS:
-        assert [entry.name for entry in pipeline.documents.ledger.pending(sink, upstream=())] == ["b.jsonl"]
+    half = [message(number, user_id=f"u_{number}") for number in range(5)]
+    crash_half_way(pipeline, monkeypatch, "b.jsonl", half, fault)
+    assert len(stored(pipeline.documents)) == 3
+    monkeypatch.setattr(draining, "REMOVED_AT_ONCE", 1)
+    seen: list[set[str]] = []
+    pipeline.drain("embeddings", lambda batch: seen.append(set(stored(batch.documents))), run_id="r")
+    assert [len(records) for records in seen] == [1]
+    take_in(pipeline)
+    assert counts(ledger(pipeline)["b.jsonl"]) == (5, 5, 0, 0, 0)
+    pipeline.drain("embeddings", lambda batch: None, run_id="r")
+    assert len(stored(pipeline.documents)) == 6  # an accepted drop is no crashed one
+
+
+def test_a_record_whose_first_copy_never_came_in_whole_is_no_duplicate(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [message(1), message(2, message_id="m"), message(3), message(4)]
+    drop(pipeline, "held.jsonl", [lines[0], *"{{{{"])
+    [held] = take_in(pipeline).entries
+    drop(pipeline, "other.txt", [message(9, message_id="m"), lines[2]])
+    [other] = take_in(pipeline).entries
+    crash_half_way(pipeline, monkeypatch, "mended.jsonl", lines, RuntimeError("out of memory"))
+    pipeline.documents.ledger.read_again([held.id], what="released", run_id="r", released=True)
+    drop(pipeline, "other.jsonl", [message(9, message_id="m"), lines[2]])
+    take_in(pipeline, drops=[held.id, other.id])
+    assert [counts(entry) for entry in pipeline.documents.ledger.get([held.id, other.id])] == [(5, 1, 0, 4, 0), (2, 2, 0, 0, 0)]
+    [mended] = take_in(pipeline).entries
+    assert counts(mended) == (4, 1, 2, 1, 0)
+    [rejected] = pipeline.documents.quarantine.of_drop(mended.id)
+    assert f"drop {other.id[:12]}, line 1" in rejected.detail
+
+
+def test_an_outage_of_mongodb_is_not_held_against_the_drop_however_long_it_lasts(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drop(pipeline, "a.jsonl", [message(1)])
+    down = StoreUnavailable("mongodb", "the first error")
+    end_attempt, left = pipeline.documents.ledger.end_attempt, iter(())
+
+    def away(*_: Any, **__: Any) -> Any:
+        raise down
+
+    def back_soon(entry: str) -> None:
+        if next(left, None):
+            raise StoreUnavailable("mongodb", "still away")
+        end_attempt(entry)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline.documents.records, "insert", away)
+        patch.setattr(pipeline.documents.ledger, "end_attempt", back_soon)
+        for _ in range(4):
+            left = iter([True, True])
+            with pytest.raises(StoreUnavailable, match="the first error"):
+                take_in(pipeline)
+        patch.setattr(drops, "PATIENCE_SECONDS", 0.2)
+        left = iter([True] * 1_000)
+        with pytest.raises(StoreUnavailable, match="the first error"):
+            take_in(pipeline)
+    assert take_in(pipeline).entries[0].state == "accepted"
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_no_transaction_is_as_large_as_the_quarantine_of_a_drop(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    quarantine = pipeline.documents.quarantine
+    pipeline = replace(pipeline, settings=pipeline.settings.model_copy(update={"reject_share": share}))
+    drop(pipeline, "a.jsonl", ["{", *[message(number, timestamp="9998-01-01") for number in range(12)], "{x"])
+    [before] = take_in(pipeline, drops=[]).entries
+    assert quarantine.count([before.id]) == 14
+    quarantine.settle(before.id, how="discarded", run_id="r", line=14)
+    monkeypatch.setattr(validation, "FUTURE_TOLERANCE", timedelta.max)
+    monkeypatch.setattr(drops, "BATCH", 3)
+    removed: list[int] = []
+    remove = quarantine.remove
+
+    def watched(drop: str, lines: Any, *, session: ClientSession) -> int:
+        assert session.in_transaction
+        removed.append(remove(drop, lines, session=session))
+        return removed[-1]
+
+    monkeypatch.setattr(quarantine, "remove", watched)
+    [after] = take_in(pipeline, drops=[before.id], reapply=True).entries
+    assert after.state == ("accepted" if share else "held")
+    assert [line.line for line in quarantine.of_drop(before.id)] == [1, 14]
+    assert sum(removed) == 12 and max(removed) <= 3
+    assert [line.settled is not None for line in quarantine.of_drop(before.id)] == [False, True]
+
+
+def test_an_erasure_leaves_other_peoples_lines_alone(pipeline: Pipeline) -> None:
+    documents = pipeline.documents
+    for user in ("message", "click", "1", "42"):
+        documents.tombstones.place(user, at=datetime.now(UTC))
+    others = ['{"user_id": "u_1", "message": "cut', '{"user_id": "u_1", "event": "click", "value": 1, "n": [42,']
+    theirs = ['{"user_id": "click", "message": "cut', '{"user_id": 42, "event": ']
+    drop(pipeline, "a.jsonl", [*(message(number) for number in range(16)), *others, *theirs])
+    [entry] = take_in(pipeline).entries
+    assert counts(entry) == (20, 16, 0, 2, 2)
+    assert [line.line for line in documents.quarantine.of_drop(entry.id)] == [17, 18]
+    assert (pipeline.settings.claimed_drops / entry.id).read_text().splitlines()[16:18] == others
+
+
+def test_a_line_of_an_erased_person_that_came_later_and_does_not_validate_can_be_mended(pipeline: Pipeline) -> None:
+    documents = pipeline.documents
+    documents.tombstones.place("u_1", at=datetime.fromtimestamp(1_700_000_010, UTC))
+    bad = {"user_id": "u_1", "event": "no such event"}
+    lines = [{**bad, "timestamp": at} for at in (1_700_000_011, 1_700_000_010, "9998-01-01", "some day")]
+    drop(pipeline, "a.jsonl", [*(message(number, user_id="u_2") for number in range(16)), *lines])
+    [entry] = take_in(pipeline).entries
+    assert counts(entry) == (20, 16, 0, 1, 3)
+    assert [line.line for line in documents.quarantine.of_drop(entry.id)] == [17]
+    assert b"1700000011" in (pipeline.settings.claimed_drops / entry.id).read_bytes()
+
+
+def test_a_copy_is_not_replaced_by_a_run_that_lost_the_lease_meanwhile(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = pipeline.documents
+    documents.tombstones.place("u_1", at=datetime.now(UTC))
+    source = drop(pipeline, "a.jsonl", [message(1, message="secret"), message(2)])
+    add_alias = documents.ledger.add_alias
+
+    def asleep(entry: str, sha256: str) -> None:
+        add_alias(entry, sha256)
+        documents.database["leases"].update_many({}, {"$inc": {"token": 1}})
+
+    monkeypatch.setattr(documents.ledger, "add_alias", asleep)
+    with pytest.raises(LeaseLost):
+        take_in(pipeline)
+    [copy] = pipeline.settings.claimed_drops.iterdir()
+    assert copy.read_bytes() == source.read_bytes()
 
 
 @pytest.mark.slow

@@ -38,5 +38,5 @@ def faults(pipeline: Pipeline, entry: Entry, name: str) -> set[str]:
     if name.startswith("n_"):
         return {entry.reason or "accepted"} - NO_JSON
     found = {entry.reason} if entry.reason else set()
-    found |= pipeline.documents.quarantine.reasons_of([entry.id]).keys()
+    found |= pipeline.documents.quarantine.by_drop().get(entry.id, {}).keys()
     return found - NO_RECORD if name.startswith("y_") else found - NO_RECORD - NO_JSON

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from persona.errors import InvalidInput, NotFound
-from persona.intake import drops, quarantine
+from persona.intake import drops, judge, quarantine
 from persona.intake import records as validation
 from persona.pipeline.draining import Pipeline
 from persona.pipeline.lease import Lease
@@ -120,6 +120,33 @@ def test_a_mended_file_takes_the_place_of_a_held_drop(pipeline: Pipeline) -> Non
     assert names(pipeline) == [] and names(pipeline, settled=True) == ["a.jsonl"]
 
 
+def test_a_drop_held_for_crashes_is_judged_as_any_other_when_it_is_released(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged = put_in(pipeline, "judged.jsonl", [message(1), "{", "{x"])
+    with monkeypatch.context() as patch:
+        patch.setattr(judge, "MAX_CRASHES", 0)
+        crashed = put_in(pipeline, "crashed.jsonl", [message(2), "{", "{y"])
+    assert (judged.reason, crashed.reason) == (Reason.INVALID_JSON, Reason.CRASHED_RUN)
+    with held_lease(pipeline) as lease:
+        quarantine.release(pipeline, [judged, crashed], lease, run_id="mending")
+    take_in(pipeline)
+    one, other = pipeline.documents.ledger.get([judged.id, crashed.id])
+    assert (one.state, other.state, other.reason) == ("accepted", "held", Reason.INVALID_JSON)
+
+
+def test_of_a_drop_whose_copy_is_lost_the_list_says_to_hand_it_in_again(pipeline: Pipeline) -> None:
+    drop(pipeline, "a.jsonl", [message(1)])
+    drops.claim_settled(pipeline, run_id="r0")
+    [claimed] = pipeline.documents.ledger.claimed()
+    (pipeline.settings.claimed_drops / claimed.id).unlink()
+    (pipeline.settings.drops / "a.jsonl").unlink()
+    take_in(pipeline)
+    take_in(pipeline)
+    [row] = quarantine.kept_out(pipeline.documents)
+    assert row.entry.state == "held" and "persona ingest" in row.advice and "replay" not in row.advice
+
+
 def test_a_mended_file_of_an_accepted_drop_adds_what_was_kept_out_of_it(pipeline: Pipeline) -> None:
     accepted = put_in(pipeline, "a.jsonl", [message(1), "{"])
     new = mend(pipeline, accepted, [message(1), message(2)], name="a.jsonl")
@@ -188,7 +215,7 @@ def test_a_drop_held_for_crashes_gets_new_attempts(pipeline: Pipeline, monkeypat
         with pytest.raises(RuntimeError):
             release(pipeline, held)
     [entry] = take_in(pipeline).entries
-    assert (entry.state, counts(entry)) == ("accepted", (3, 1, 0, 2, 0))
+    assert (entry.state, counts(entry)) == ("held", (3, 0, 0, 3, 0))  # judged as any other
 
 
 def test_what_is_discarded_is_out_of_the_way_and_can_be_brought_back(pipeline: Pipeline) -> None:

@@ -19,7 +19,7 @@ from persona.errors import LeaseLost
 from persona.intake.catalogs import load_folder
 from persona.intake.drops import take_in_all
 from persona.pipeline import sinks
-from persona.pipeline.draining import Pipeline
+from persona.pipeline.draining import Batch, Pipeline
 from persona.schemas import Engagement
 from persona.settings import Settings
 from persona.stores.documents.embeddings import Embeddings
@@ -176,6 +176,38 @@ def test_who_is_forgotten_while_a_writer_of_vectors_sleeps_does_not_come_back(ho
     with open_stores(settings) as stores:
         assert stores.vectors.present_users(["u_001", "u_002"]) == {"u_002"}
         assert stores.vectors.conversation_ids_of(["u_001"]) == set()
+
+
+def test_a_writer_of_vectors_that_wakes_before_its_successor_has_marked_what_it_wrote(
+    home: Callable[[], Settings], undisturbed: Dump
+) -> None:
+    settings = home()
+    written, overtaken = threading.Event(), threading.Event()
+
+    def successor_is_about_to_mark() -> None:
+        written.set()
+        assert overtaken.wait(60)
+
+    def another_begins() -> None:
+        with open_stores(settings) as stores:
+            stores.documents.leases.release(_token(stores))
+        put_drop(settings.drops, "meanwhile.jsonl", MEANWHILE)
+        successor.start()
+        assert written.wait(60)
+
+    successor = threading.Thread(target=run, args=(settings,), kwargs={"run_id": "awake"})
+    with (
+        before_first_call(VectorStore, "upsert_users", another_begins),
+        before_first_call(Batch, "leaves_pending", successor_is_about_to_mark),
+    ):
+        try:
+            with pytest.raises(LeaseLost):
+                run(settings, run_id="sleeper")
+        finally:
+            overtaken.set()
+            successor.join()
+    run(settings, run_id="afterwards")
+    assert differences(undisturbed, content(settings)) == {}
 
 
 def _token(stores: Stores) -> int:

@@ -1,7 +1,9 @@
 """What a rebuild promises: the stores hold what they would have grown to, whatever arrives meanwhile, and answer all the time."""
 
+import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,10 +13,15 @@ import numpy as np
 import pytest
 
 from persona.errors import Busy, LeaseLost
+from persona.intake.catalogs import load_folder
 from persona.pipeline import rebuilding, sinks
+from persona.pipeline.draining import Batch
 from persona.pipeline.rebuilding import REBUILDABLE, Rebuilt, rebuild
 from persona.ranking.recommender import Query, Recommender, load_snapshot
 from persona.schemas import Answer, Campaign, Engagement, ExpressedIntent, Fact, UserProfile
+from persona.stores.documents import Documents
+from persona.stores.documents.embeddings import Embeddings
+from persona.stores.documents.ledger import Ledger
 from tests.pipeline.conftest import ENCODER, INTENTS, USERS, World, history, parts
 from tests.worlds import HashingEncoder
 
@@ -74,7 +81,8 @@ def put_amiss(world: World, asset: str) -> None:
     tie = Engagement("stranger", "c_gone", 1.0, 0.0, {"click": 1}, 0, 0, "m")
     world.graph.upsert_campaigns([Campaign(campaign_id="c_gone", intents=["forgotten"])])
     world.graph.upsert_engagements([tie, replace(tie, user_id=USERS[0]), replace(tie, user_id=USERS[1], campaign_id="c_0")])
-    world.graph.upsert_expressed([ExpressedIntent(USERS[0], "forgotten", 1, 0, "m")])
+    expressed = [*world.graph.intents_of(USERS[0]), ExpressedIntent(USERS[0], "forgotten", 1, 0, "m")]
+    world.graph.replace_expressed(USERS[:1], expressed)
     fact = Fact("strange", "d", "stranger", "c_0", "click", "email", None, 1.0, 0)
     world.pipeline.warehouse.insert_facts([fact])
     world.pipeline.warehouse.refresh_users(["stranger"])
@@ -248,10 +256,96 @@ def test_one_that_slept_past_its_lease_swaps_nothing(new_world: Callable[[], Wor
         world.pipeline.documents.database["leases"].update_one({}, {"$inc": {"token": 1}})
         return compute(*arguments, **options)
 
+    before = world.milvus.versions()
     monkeypatch.setattr(sinks, "index_users", overtaken)
     with pytest.raises(LeaseLost):
         compute_anew(world, "milvus_collection")
     assert world.pipeline.documents.embeddings.collections_in_use() == in_use
+    # what it was filling may hold who has been erased meanwhile
+    assert world.pipeline.documents.embeddings.collections_named() == [in_use]
+    assert world.milvus.versions() == before
+
+
+def overtake(world: World, owner: type, verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let another take the lease when this method is called."""
+    call = getattr(owner, verb)
+
+    def overtaken(*arguments: Any, **options: Any) -> Any:
+        world.pipeline.documents.database["leases"].update_one({}, {"$inc": {"token": 1}})
+        return call(*arguments, **options)
+
+    monkeypatch.setattr(owner, verb, overtaken)
+
+
+def test_one_that_slept_before_its_end_leaves_labels_and_the_rebuild_to_who_has_taken_over(
+    new_world: Callable[[], World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = grown(new_world(), history())
+    put_amiss(world, "intents")
+    documents = world.pipeline.documents
+    overtake(world, Embeddings, "outdated_labels", monkeypatch)
+    with pytest.raises(LeaseLost):
+        compute_anew(world, "intents")
+    assert documents.database["labels"].count_documents({"_id": "f" * 32}) == 1
+    assert documents.rebuilds.run_of("intents") == "rebuild-1"
+
+
+def test_a_drain_that_slept_before_its_end_neither_swaps_collections_nor_says_what_labels_are(
+    new_world: Callable[[], World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = grown(new_world(), history())
+    embeddings = world.pipeline.documents.embeddings
+    in_use, labels = embeddings.collections_in_use(), embeddings.label_version()
+    (world.pipeline.settings.catalog / "intents.json").write_text(json.dumps([{"intent": "other", "examples": ["quite other"]}]))
+    load_folder(world.pipeline, run_id="r")
+    world.drain("embeddings")
+    with monkeypatch.context() as patch:
+        overtake(world, Ledger, "reopen", patch)
+        with pytest.raises(LeaseLost):
+            world.drain("intents")
+    assert embeddings.label_version() == labels
+    world.pipeline.documents.database["leases"].delete_many({})
+    rebuild("embeddings", world.pipeline, world.stores, ENCODER, run_id="r")
+    world.drain("embeddings")
+    with monkeypatch.context() as patch:
+        overtake(world, Batch, "leaves_pending", patch)
+        with pytest.raises(LeaseLost):
+            world.drain("milvus_collection")
+    assert embeddings.collections_in_use() == in_use != embeddings.collections_to_fill()
+
+
+@pytest.mark.parametrize("asset", ["milvus_collection", "engagement_metrics"])
+def test_however_many_are_touched_meanwhile_no_turn_is_long(
+    asset: str,
+    new_world: Callable[[], World],
+    in_each_pause: Callable[[Iterator[Callable[[], Any]]], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    undisturbed = grown(new_world(), history()).contents()
+    first, second, third = parts(history(), 3)
+    world, turns = grown(new_world(), first), Counter[int]()
+    monkeypatch.setattr(rebuilding, "FEW", 1)
+    verb = {"milvus_collection": "index_users", "engagement_metrics": "count_users"}[asset]
+    compute = getattr(sinks, verb)
+
+    def counted(documents: Documents, store: Any, users: list[str]) -> int:
+        holder = documents.leases.holder()
+        assert holder is not None
+        if holder.purpose.startswith(rebuilding.PURPOSE):
+            turns[holder.token] += len(users)
+        written: int = compute(documents, store, users)
+        return written
+
+    monkeypatch.setattr(sinks, verb, counted)
+    nothing = [lambda: None] * (len(USERS) - 1)
+    in_each_pause(
+        iter([*nothing, lambda: (world.put(second), world.drain()), *nothing, lambda: (world.put(third), world.drain())])
+    )
+    compute_anew(world, asset)
+    assert max(turns.values()) == 1 and sum(turns.values()) > 2 * len(USERS)
+    world.drain()
+    world.agrees_with_the_truth()
+    assert world.contents() == undisturbed
 
 
 def test_another_model_must_make_a_vector_before_the_old_ones_are_given_up(new_world: Callable[[], World]) -> None:

@@ -79,7 +79,7 @@ def test_what_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
         ("é😀", json.dumps({"user_id": "é😀"}), '{"user_id": "x", "message": "é😀"}', '{"user_id": "é"}'),
         ("u_1", '{"user_id": "u_1", broken', '{"message": "not u_1, me", "user_id": "x"}', "broken u_1x"),
         ("u_1", '{"user_id": "u\\_1", broken', '{"user_id": "x", "message": "\\"u_1\\""}', '{"user_id": "u\\n_1"}'),
-        ("u_1", '["u_1"]', '["about u_1"]', "[]"),
+        ("vera", '["vera"]', '["about vera"]', "[]"),
     ],
 )
 def test_whose_record_it_is(tmp_path: Path, user_id: str, theirs: str, mention: str, neither: str) -> None:
@@ -87,3 +87,16 @@ def test_whose_record_it_is(tmp_path: Path, user_id: str, theirs: str, mention: 
     path.write_text("\n".join([neither, theirs, mention, ERASED_RECORD.decode()]), encoding="utf-8")
     found = search(path, path.name, Identifier(user_id))
     assert (found.read, found.theirs, found.mentions, found.erased) == (4, [2], [3], 1)
+
+
+@pytest.mark.parametrize(
+    ("behind", "theirs", "mentions"), [('"user_id": "u_1"', [2], []), ('"a": "of u_1."', [], [2]), ('"a": "u_1x"', [], [])]
+)
+def test_what_stands_far_behind_in_a_record_too_large_to_keep(
+    tmp_path: Path, behind: str, theirs: list[int], mentions: list[int]
+) -> None:
+    path = tmp_path / "drop.jsonl"
+    filler = "x" * (1 << 20)
+    path.write_text(f'{{}}\n{{"filler": "{filler}", {behind}, "more": "{filler}"}}\n{{"user_id": "x", "message": "u_1"}}\n')
+    found = search(path, path.name, Identifier("u_1"))
+    assert (found.theirs, found.mentions) == (theirs, [*mentions, 3])

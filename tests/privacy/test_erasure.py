@@ -9,6 +9,7 @@ import pytest
 
 from persona.errors import InvalidInput, NotFound
 from persona.intake.catalogs import load_folder
+from persona.privacy import erasure
 from persona.privacy.erasure import erase, is_complete
 from persona.privacy.holdings import export
 from persona.privacy.scrub import scrub
@@ -96,6 +97,12 @@ def test_new_contact_is_welcome_and_can_be_erased_again(place: Place) -> None:
     assert len(place.documents.erasures.of_tombstone(first["user"])) == 3
     assert json.loads((place.settings.catalog / "users.json").read_bytes()) == []
     place.world.agrees_with_the_truth()
+
+
+def test_mentions_beyond_those_listed_are_counted(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(erasure, "MENTIONS_LISTED", 1)
+    proof = erase(VERA, place.settings, place.world.stores, run_id="e")
+    assert (len(proof["mentions"]), proof["mentions_in_all"]) == (1, 2)
 
 
 def test_what_a_rebuild_is_filling_forgets_the_person_too(place: Place) -> None:

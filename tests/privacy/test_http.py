@@ -41,6 +41,7 @@ def test_export_erase_and_what_comes_after(place: Place, client: TestClient, mon
 
 
 def test_nobody(client: TestClient) -> None:
+    client.get("/recommendations/nobody")  # an answer is kept for whoever was asked for
     for answer in (client.get("/users/nobody/export"), client.delete("/users/nobody")):
         assert answer.status_code == 404
     assert client.delete("/users/-").status_code == 422

@@ -3,10 +3,13 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from persona.local.stack import stop_stores
+from persona.local.stack import renew_stores, running_services, stop_stores
+from persona.privacy import scrub as scrubbing
+from persona.stores.opening import documents_of
 from tests.cli.conftest import Command
 from tests.platforms import platform_in
 from tests.privacy.conftest import VERA, drops
@@ -27,7 +30,7 @@ def persona(tmp_path: Path) -> Iterator[Command]:
         stop_stores(command.settings)
 
 
-def test_no_byte_is_left(persona: Command) -> None:
+def test_no_byte_is_left(persona: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = persona.settings
     for folder in (settings.drops, settings.catalog):
         folder.mkdir(parents=True)
@@ -45,8 +48,19 @@ def test_no_byte_is_left(persona: Command) -> None:
     assert any(path.startswith("stores/") for path in files_with(persona, VERA))
     assert any("--scrub" in residue["removed_by"] for residue in erased.json["residue"])
     held = _kept(persona)
+    holders = []
+
+    def renewing(*arguments: Any, **options: Any) -> None:
+        with documents_of(settings) as documents:
+            holders.append(documents.leases.holder())
+        renew_stores(*arguments, **options)
+
+    monkeypatch.setattr(scrubbing, "renew_stores", renewing)
     scrubbed = persona("erase", VERA, "--scrub", "--json")
     assert scrubbed.code == 0, scrubbed.err
+    assert [holder and holder.purpose for holder in holders] == ["scrub"], "nobody writes into what is thrown away"
+    with documents_of(settings) as documents:
+        assert documents.leases.holder() is None
     assert files_with(persona, VERA) == set() == set(scrubbed.json["scrubbed"]["found_in"])
     assert all("its owner" in residue["removed_by"] for residue in scrubbed.json["residue"]), "files that are not ours to change"
     assert _kept(persona) == held
@@ -59,8 +73,12 @@ def test_services_are_stopped_and_come_back(tmp_path: Path) -> None:
         put_drop(settings.drops, "a.jsonl", [said(VERA, "I want my money back"), said("u_1", "what does it cost")])
         platform.persona("up")
         assert platform.get("/recommendations/-", user_id=VERA)["known_user"]
+        with platform.start("erase", VERA, "--scrub") as process:
+            eventually(lambda: process.poll() is not None or not running_services(settings), seconds=120)
+            process.kill()
+        assert process.returncode < 0 and not running_services(settings), "killed while the services were stopped"
         proof = platform.persona("erase", VERA, "--scrub")
-        assert proof["found"]["records"] == 1 and proof["scrubbed"]["found_in"] == []
+        assert proof["scrubbed"]["found_in"] == []
         states = platform.persona("status")
         assert {service["state"] for service in states["services"].values()} == {"running"}
         eventually(lambda: platform.get("/recommendations/-", user_id="u_1")["known_user"], seconds=30)

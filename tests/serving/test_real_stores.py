@@ -98,7 +98,7 @@ def seed(vectors: Any, graph: Any) -> None:
             for number, user in enumerate(USERS)
         ]
     )
-    graph.upsert_expressed([ExpressedIntent(user, "buy", 2, NOW_MS, "m_1") for user in USERS])
+    graph.replace_expressed(USERS, [ExpressedIntent(user, "buy", 2, NOW_MS, "m_1") for user in USERS])
 
 
 @pytest.fixture

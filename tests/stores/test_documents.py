@@ -62,7 +62,7 @@ def test_a_refusal_is_told_without_the_servers_words(documents: Documents) -> No
 
 
 def test_a_transaction_happens_whole_or_not_at_all(documents: Documents) -> None:
-    documents.ledger.claim("d", name="d.json", size=1, run_id="r")
+    documents.ledger.claim_all([("d", "d.json", 1)], run_id="r")
 
     def accept_and_fail(session: ClientSession) -> None:
         documents.ledger.accept("d", counts=Counts(read=1, accepted=1), sinks=["s"], run_id="r", session=session)
@@ -80,12 +80,12 @@ def test_a_transaction_happens_whole_or_not_at_all(documents: Documents) -> None
 def test_each_record_of_a_batch_is_accepted_or_duplicate_or_in_conflict(documents: Documents) -> None:
     insert = documents.records.insert
     first = insert([record("a"), record("b", line=2), record("a", line=3), record("b", line=4, digest="other")])
-    assert (first.accepted, first.duplicate, first.new) == (2, 1, 2)
+    assert (first.accepted, first.duplicate) == (2, 1)
     assert [(conflict.index, conflict.existing_drop, conflict.existing_line) for conflict in first.conflicts] == [(3, "d1", 2)]
     again = insert([record("a"), record("b", line=2), record("a", line=3), record("b", line=4, digest="other")])
-    assert (again.accepted, again.duplicate, again.new, len(again.conflicts)) == (2, 1, 0, 1)
+    assert (again.accepted, again.duplicate, len(again.conflicts)) == (2, 1, 1)
     elsewhere = insert([record("a", drop="d2"), record("c", drop="d2")])
-    assert (elsewhere.accepted, elsewhere.duplicate, elsewhere.new) == (1, 1, 1)
+    assert (elsewhere.accepted, elsewhere.duplicate) == (1, 1)
     assert documents.records.count() == 3
 
 
@@ -179,15 +179,15 @@ def test_a_file_is_unseen_until_its_present_content_has_been_claimed(documents: 
 
 
 def test_content_is_claimed_once(documents: Documents) -> None:
-    assert documents.ledger.claim("d", name="a.json", size=1, run_id="r1")
-    assert not documents.ledger.claim("d", name="b.json", size=1, run_id="r2")
+    assert documents.ledger.claim_all([("d", "a.json", 1)], run_id="r1") == 1
+    assert documents.ledger.claim_all([("d", "b.json", 1)], run_id="r2") == 0
     [entry] = documents.ledger.claimed()
     assert (entry.name, entry.run_id, entry.state, entry.attempts) == ("a.json", "r1", "claimed", 0)
 
 
 def test_what_was_accepted_meanwhile_cannot_be_held(documents: Documents) -> None:
     ledger = documents.ledger
-    ledger.claim("d", name="a.json", size=1, run_id="r1")
+    ledger.claim_all([("d", "a.json", 1)], run_id="r1")
     documents.transaction(lambda session: ledger.accept("d", counts=Counts(1, 1), sinks=["s"], run_id="r2", session=session))
     ledger.hold("d", reason="invalid_json", detail="", counts=Counts(), run_id="r1")
     assert ledger.get(["d"])[0].state == "accepted"
@@ -197,7 +197,7 @@ def test_what_was_accepted_meanwhile_cannot_be_held(documents: Documents) -> Non
 def test_marks_take_sinks_off_and_reopening_puts_those_back_that_had_marked(documents: Documents) -> None:
     ledger = documents.ledger
     for name in ("a", "b"):
-        ledger.claim(name, name=name, size=1, run_id="r")
+        ledger.claim_all([(name, name, 1)], run_id="r")
         documents.transaction(
             lambda session, name=name: ledger.accept(name, counts=Counts(), sinks=["s", "t"], run_id="r", session=session)
         )
@@ -220,10 +220,25 @@ def test_rejected_lines_come_back_in_order_with_their_bytes(documents: Documents
     documents.quarantine.put("e", [Rejected(line=1, offset=0, reason=Reason.TOO_LARGE, detail="", raw=b"x" * 200_000)])
     assert documents.quarantine.of_drop("d") == sorted(lines, key=lambda rejected: rejected.line)
     assert len(documents.quarantine.of_drop("e")[0].raw) == 65_536
-    assert documents.quarantine.reasons_of(["d", "e"]) == {"invalid_json": 3, "too_large": 1}
+    assert documents.quarantine.by_drop() == {"d": {"invalid_json": 3}, "e": {"too_large": 1}}
     assert (documents.quarantine.count(["d"]), documents.quarantine.count([])) == (3, 0)
-    documents.quarantine.clear("d")
+    assert list(documents.quarantine.outdated("d", judged_in="r", from_line=7)) == [7, 12]
+    assert documents.quarantine.remove("d", [3, 7, 12]) == 3
     assert documents.quarantine.of_drop("d") == [] and documents.quarantine.count(["e"]) == 1
+
+
+def test_what_is_open_is_counted_without_looking_at_what_is_settled(documents: Documents) -> None:
+    quarantine = documents.quarantine
+    lines = [Rejected(line=n, offset=n, reason=Reason.INVALID_JSON, detail="why", raw=b"{") for n in range(20)]
+    quarantine.put("d", lines)
+    quarantine.put("e", lines[:1])
+    assert quarantine.settle("d", how="discarded", run_id="r") == 20 and quarantine.settle("d", how="discarded", run_id="r") == 0
+    quarantine.put("d", lines)
+    assert (quarantine.count_open(), quarantine.by_drop()) == (1, {"e": {"invalid_json": 1}})
+    plan = documents.database.command("explain", {"find": "quarantine", "filter": {"open": True}})["executionStats"]
+    assert (plan["totalKeysExamined"], plan["totalDocsExamined"]) == (1, 1)
+    quarantine.unsettle(["d"])
+    assert quarantine.count_open() == 21
 
 
 # -- embeddings ---------------------------------------------------------------------------------------------------------
@@ -303,6 +318,19 @@ def test_collections_are_named_until_they_have_been_dropped(documents: Documents
     assert stored.collections_named() == [beside]
 
 
+def test_no_suffix_is_given_to_collections_twice(documents: Documents) -> None:
+    stored = documents.embeddings
+    given = [stored.collections_in_use()]
+    for _ in range(2):
+        given.append(stored.begin_beside())
+        stored.forget_collections(given[-1])
+        stored.begin_new_collections()
+        given.append(stored.collections_to_fill())
+        stored.use_filled_collections()
+        stored.forget_collections(given[-1])
+    assert len(set(given)) == len(given)
+
+
 def test_what_another_model_had_begun_to_fill_is_retired_with_what_is_in_use(documents: Documents) -> None:
     stored = documents.embeddings
     in_use = stored.collections_in_use()
@@ -319,7 +347,8 @@ def test_labels_of_other_versions_and_of_texts_without_a_vector_are_forgotten(do
     stored.put(["a", "b"], np.zeros((2, 3), np.float32), model="m")
     stored.put_labels({"a": ("x", 1.0), "c": ("x", 1.0)}, version="new")
     stored.put_labels({"b": ("x", 1.0)}, version="old")
-    assert stored.forget_labels_except("new") == 2
+    [outdated] = stored.outdated_labels("new")
+    assert stored.forget_labels(outdated) == 2 and list(stored.outdated_labels("new")) == []
     assert stored.labels(["a", "b", "c"]) == {"a": "x"}
 
 
@@ -337,7 +366,7 @@ def test_users_come_in_order_each_once(documents: Documents) -> None:
 def test_what_was_applied_since_a_token(documents: Documents) -> None:
     ledger = documents.ledger
     for number, key in enumerate("abc"):
-        ledger.claim(key, name=key, size=1, run_id="r")
+        ledger.claim_all([(key, key, 1)], run_id="r")
         documents.transaction(
             lambda session, key=key: ledger.accept(key, counts=Counts(), sinks=["s"], run_id="r", session=session)
         )
@@ -348,6 +377,26 @@ def test_what_was_applied_since_a_token(documents: Documents) -> None:
         )
     assert [sorted(ledger.applied_since("s", token)) for token in (0, 1, 2)] == [["b", "c"], ["c"], []]
     assert ledger.applied_since("other", 0) == []
+
+
+def test_what_was_overtaken_waits_until_it_is_marked_under_a_later_lease(documents: Documents) -> None:
+    ledger = documents.ledger
+
+    def waiting_when_marked(token: int) -> list[str]:
+        documents.transaction(
+            lambda session: ledger.mark("s", ["a", "b"], run_id="r", token=token, code_version="1", session=session)
+        )
+        return [entry.id for entry in ledger.pending("s", upstream=())]
+
+    for key in "ab":
+        ledger.claim_all([(key, key, 1)], run_id="r")
+        documents.transaction(
+            lambda session, key=key: ledger.accept(key, counts=Counts(), sinks=["s"], run_id="r", session=session)
+        )
+    ledger.overtake("s", ["a", "unknown"], token=5)  # while it waits
+    assert [waiting_when_marked(token) for token in (5, 6)] == [["a"], []]
+    ledger.overtake("s", ["a"], token=7)  # when it had been marked
+    assert [waiting_when_marked(token) for token in (7, 8)] == [["a"], []]
 
 
 def test_one_run_rebuilds_an_asset_the_latest(documents: Documents) -> None:
@@ -383,5 +432,5 @@ def test_one_generation_is_in_force_and_a_candidate_serves_nobody(documents: Doc
 def test_databases_do_not_see_each_other(new_documents: Callable[[], Documents]) -> None:
     ours, theirs = new_documents(), new_documents()
     ours.records.insert([record("m")])
-    ours.ledger.claim("d", name="a", size=1, run_id="r")
+    ours.ledger.claim_all([("d", "a", 1)], run_id="r")
     assert theirs.records.count() == 0 and theirs.ledger.claimed() == []

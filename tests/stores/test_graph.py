@@ -29,7 +29,7 @@ def test_writing_twice_is_writing_once(graph: Graph) -> None:
     for _ in range(2):
         assert graph.upsert_users([f"u_{n}" for n in range(120)]) == 120
         assert graph.upsert_engagements(pairs) == 100
-        assert graph.upsert_expressed(wanted) == 50
+        assert graph.replace_expressed([f"u_{n}" for n in range(50)], wanted) == 50
         assert graph.upsert_campaigns(campaigns) == 7
     assert {what: graph.count(what) for what in ("User", "Campaign", "Intent")} == {"User": 120, "Campaign": 7, "Intent": 4}
     ties = {what: graph.count(what) for what in ("ENGAGED", "EXPRESSED", "ADDRESSES")}
@@ -40,7 +40,7 @@ def test_what_is_written_comes_back(graph: Graph) -> None:
     older, newer = engagement("u", "c_1", last_at_ms=NOW - DAY), engagement("u", "c_2", weight=-1)
     expressed = ExpressedIntent("u", "cancel", 4, NOW, "m_9")
     graph.upsert_engagements([older, newer, engagement("other", "c_1")])
-    graph.upsert_expressed([expressed])
+    graph.replace_expressed(["u"], [expressed])
     assert graph.history_of("u") == [newer, older]
     assert graph.intents_of("u") == [expressed]
     assert graph.history_of("nobody") == [] and graph.intents_of("nobody") == []
@@ -56,7 +56,7 @@ def test_a_new_state_of_a_pair_leaves_nothing_of_the_old(graph: Graph) -> None:
 def test_any_id_comes_back_unchanged(graph: Graph) -> None:
     pairs = [engagement(user, campaign) for user, campaign in zip(NAUGHTY_IDS, reversed(NAUGHTY_IDS), strict=True)]
     assert graph.upsert_engagements(pairs) == len(NAUGHTY_IDS)
-    graph.upsert_expressed([ExpressedIntent(text, text, 1, NOW, text) for text in NAUGHTY_IDS])
+    graph.replace_expressed(NAUGHTY_IDS, [ExpressedIntent(text, text, 1, NOW, text) for text in NAUGHTY_IDS])
     graph.upsert_campaigns([Campaign(campaign_id="all", name=NAUGHTY_IDS[0], intents=NAUGHTY_IDS)])
     assert [graph.history_of(pair.user_id) for pair in pairs] == [[pair] for pair in pairs]
     assert [graph.intents_of(text)[0].intent for text in NAUGHTY_IDS] == NAUGHTY_IDS
@@ -105,7 +105,8 @@ def test_what_a_campaign_no_longer_addresses_is_removed(graph: Graph) -> None:
 
 
 def test_inferred_anew_means_the_old_intents_are_gone(graph: Graph) -> None:
-    graph.upsert_expressed([ExpressedIntent(user, intent, 1, NOW, "m") for user in ("u", "v", "w") for intent in ("a", "b")])
+    people = ["u", "v", "w"]
+    graph.replace_expressed(people, [ExpressedIntent(user, intent, 1, NOW, "m") for user in people for intent in ("a", "b")])
     now = ExpressedIntent("u", "c", 2, NOW, "m_2")
     assert graph.replace_expressed(["u", "v"], [now]) == 1
     assert graph.intents_of("u") == [now]

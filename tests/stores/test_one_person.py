@@ -45,7 +45,7 @@ def test_the_warehouse_counts_the_days_anew(warehouse: Warehouse) -> None:
 
 def test_the_graph_forgets_a_person_and_what_ties_them(graph: Graph) -> None:
     graph.upsert_engagements([engagement(person, f"c_{n}") for person in SOME for n in range(3)])
-    graph.upsert_expressed([ExpressedIntent(person, "cancel", 1, NOW, "m") for person in SOME])
+    graph.replace_expressed(SOME, [ExpressedIntent(person, "cancel", 1, NOW, "m") for person in SOME])
     for left, person in enumerate(SOME[:3], 1):
         assert graph.count_of(person) == 5
         graph.remove_user(person)

@@ -21,19 +21,24 @@ class KnownBackup:
 
 @translated
 class Backups:
-    """Backups by their path."""
+    """Backups by their path and time: one that was moved has left its path to the next."""
 
     def __init__(self, database: Database[dict[str, Any]]) -> None:
         self._backups: Collection[dict[str, Any]] = database["backups"]
 
     def note(self, path: str, *, at: datetime) -> None:
         """There is, or is about to be, a backup at this path."""
-        self._backups.replace_one({"_id": path}, {"_id": path, "at": at}, upsert=True)
+        key = _key(path, at)
+        self._backups.replace_one({"_id": key}, {"_id": key, "path": path, "at": at}, upsert=True)
 
-    def forget(self, path: str) -> None:
-        """There is no backup at this path after all."""
-        self._backups.delete_one({"_id": path})
+    def forget(self, path: str, *, at: datetime) -> None:
+        """This backup has not come to be after all."""
+        self._backups.delete_one({"_id": _key(path, at)})
 
     def before(self, at: datetime) -> list[KnownBackup]:
         """Those that are older than this, oldest first."""
-        return [KnownBackup(found["_id"], found["at"]) for found in self._backups.find({"at": {"$lt": at}}).sort("at", 1)]
+        return [KnownBackup(found["path"], found["at"]) for found in self._backups.find({"at": {"$lt": at}}).sort("at", 1)]
+
+
+def _key(path: str, at: datetime) -> str:
+    return f"{path}@{at.isoformat()}"

@@ -36,7 +36,8 @@ def _copy(ours: Collection[RawBSONDocument], theirs: Collection[RawBSONDocument]
     documents, copied = iter(ours.find(batch_size=BATCH)), 0
     while chunk := list(islice(documents, BATCH)):
         for batch in _bounded(chunk):
-            copied += len(theirs.insert_many(batch).inserted_ids)
+            theirs.insert_many(batch)  # which returns no ids of raw documents
+            copied += len(batch)
     for index in ours.with_options(codec_options=PLAIN).list_indexes():
         specification = {key: value for key, value in index.items() if key not in ("v", "ns")}
         if specification["name"] != "_id_":

@@ -84,7 +84,7 @@ def use_beside(documents: Documents) -> None:
         loaded = [name for name in database.list_collection_names() if name.startswith(BESIDE)]
         for name in loaded:
             database[name].rename(name.removeprefix(BESIDE), dropTarget=True)
-        for name in set(_names(database)) - {name.removeprefix(BESIDE) for name in loaded} - {"leases"}:
+        for name in set(_names(database)) - {name.removeprefix(BESIDE) for name in loaded} - NOT_DUMPED:
             database[name].delete_many({})
 
 

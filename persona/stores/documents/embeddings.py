@@ -82,13 +82,19 @@ class Embeddings:
     def begin_new_collections(self) -> None:
         """From now on drops go to the next suffix, whose collections do not exist yet; the ones in use go on serving."""
         before = self._collections()
-        self._change(in_use=before["in_use"], to_fill=self._next(), retired={before["to_fill"]} - {before["in_use"]})
+        number = self._next()
+        retired = {before["to_fill"]} - {before["in_use"]}
+        self._change(in_use=before["in_use"], to_fill=f"v{number}", retired=retired, newest=number)
 
-    def begin_beside(self) -> str:
-        """Note the next suffix as being built beside the others, in place of one that was begun before; return it."""
-        version = self._next()
-        self._state.update_one(COLLECTIONS, {"$set": {**self._collections(), "beside": version}}, upsert=True)
-        return version
+    def begin_beside(self, *, session: ClientSession | None = None) -> str:
+        """Note the next suffix as being built beside the others, in place of one that was begun before; return it.
+
+        No suffix is given twice: who slept while filling one never writes into another's.
+        """
+        number = self._next()
+        beside = {**self._collections(), "beside": f"v{number}", "newest": number}
+        self._state.update_one(COLLECTIONS, {"$set": beside}, upsert=True, session=session)
+        return f"v{number}"
 
     def use_beside(self, *, session: ClientSession) -> None:
         """Let serving read, and drops go to, what has been built beside; the others are retired."""
@@ -96,12 +102,12 @@ class Embeddings:
         retired = {before["in_use"], before["to_fill"]}
         self._change(in_use=before["beside"], to_fill=before["beside"], retired=retired, session=session)
 
-    def use_filled_collections(self) -> str | None:
+    def use_filled_collections(self, *, session: ClientSession | None = None) -> str | None:
         """Let serving read what drops go to; return the suffix that is retired by that, if they were not the same."""
         before = self._collections()
         if before["in_use"] == before["to_fill"]:
             return None
-        self._change(in_use=before["to_fill"], to_fill=before["to_fill"], retired={before["in_use"]})
+        self._change(in_use=before["to_fill"], to_fill=before["to_fill"], retired={before["in_use"]}, session=session)
         return str(before["in_use"])
 
     def retired_collections(self) -> dict[str, float]:
@@ -123,10 +129,13 @@ class Embeddings:
         self._state.update_one(COLLECTIONS, {"$pull": {"retired": {"version": version}}})
         self._state.update_one({**COLLECTIONS, "beside": version}, {"$set": {"beside": None}})
 
-    def _change(self, *, in_use: str, to_fill: str, retired: set[str], session: ClientSession | None = None) -> None:
+    def _change(
+        self, *, in_use: str, to_fill: str, retired: set[str], newest: int = 0, session: ClientSession | None = None
+    ) -> None:
         change = {
             "in_use": in_use,
             "to_fill": to_fill,
+            "newest": {"$max": ["$newest", newest]},
             "beside": {"$cond": [{"$eq": ["$beside", in_use]}, None, "$beside"]},
             "retired": {
                 "$concatArrays": [
@@ -137,11 +146,12 @@ class Embeddings:
         }
         self._state.update_one(COLLECTIONS, [{"$set": change}], upsert=True, session=session)
 
-    def _next(self) -> str:
-        return f"v{max(int(version.removeprefix('v')) for version in self.collections_named()) + 1}"
+    def _next(self) -> int:
+        named = (int(version.removeprefix("v")) for version in self.collections_named())
+        return max(int(self._collections()["newest"]), *named) + 1
 
     def _collections(self) -> dict[str, Any]:
-        none: dict[str, Any] = {"in_use": "v1", "to_fill": "v1", "beside": None, "retired": []}
+        none: dict[str, Any] = {"in_use": "v1", "to_fill": "v1", "beside": None, "retired": [], "newest": 1}
         found = self._state.find_one(COLLECTIONS, {"_id": 0}) or {}
         return none | found
 
@@ -187,9 +197,9 @@ class Embeddings:
         found = self._state.find_one({"_id": "labels"})
         return found["version"] if found else None
 
-    def set_label_version(self, version: str) -> None:
+    def set_label_version(self, version: str, *, session: ClientSession | None = None) -> None:
         """All labels are of this version now."""
-        self._state.replace_one({"_id": "labels"}, {"_id": "labels", "version": version}, upsert=True)
+        self._state.replace_one({"_id": "labels"}, {"_id": "labels", "version": version}, upsert=True, session=session)
 
     def put_labels(
         self, labels: Mapping[str, tuple[str | None, float]], *, version: str, session: ClientSession | None = None
@@ -202,9 +212,9 @@ class Embeddings:
         if writes:
             self._labels.bulk_write(writes, ordered=False, session=session)
 
-    def forget_labels_except(self, version: str) -> int:
-        """Drop the labels that another version inferred, and those of texts that have no vector; return how many."""
-        outdated = self._labels.delete_many({"version": {"$ne": version}}).deleted_count
+    def outdated_labels(self, version: str) -> Iterator[list[str]]:
+        """The texts whose label another version inferred, or that have no vector: in parts fit for one transaction."""
+        outdated = [found["_id"] for found in self._labels.find({"version": {"$ne": version}}, {"_id": 1})]
         without = self._labels.aggregate(
             [
                 {"$lookup": {"from": self._vectors.name, "localField": "_id", "foreignField": "_id", "as": "vector"}},
@@ -212,9 +222,11 @@ class Embeddings:
                 {"$project": {"_id": 1}},
             ]
         )
-        for chunk in _chunks([found["_id"] for found in without]):
-            outdated += self._labels.delete_many({"_id": {"$in": chunk}}).deleted_count
-        return outdated
+        yield from _chunks(list({*outdated, *(found["_id"] for found in without)}))
+
+    def forget_labels(self, hashes: list[str], session: ClientSession | None = None) -> int:
+        """Drop the labels of these texts; return how many there were."""
+        return self._labels.delete_many({"_id": {"$in": hashes}}, session=session).deleted_count
 
     def labelled(self, hashes: Sequence[str], *, version: str) -> set[str]:
         """Which of these texts have a label of this version."""

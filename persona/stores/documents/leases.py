@@ -90,6 +90,11 @@ class Leases:
             {"_id": LEASE, "token": token}, {"$set": {"holder": None}, "$unset": {"expires_at": "", "session": ""}}
         )
 
+    def newest_token(self) -> int:
+        """The token of the lease that was acquired last, in force or not; 0 before the first."""
+        found = self._leases.find_one({"_id": LEASE}, {"token": 1})
+        return int(found["token"]) if found else 0
+
     def holder(self) -> Holder | None:
         """Who holds the lease now; None when it is free or expired."""
         found = self._leases.find_one({"_id": LEASE, "holder": {"$ne": None}, **CURRENT})

@@ -23,6 +23,7 @@ INDEXES = [
     IndexModel([("pending", ASCENDING)], name="by_pending_sink", sparse=True),
     IndexModel([("state", ASCENDING), ("claimed_at", ASCENDING)], name="by_state"),
     IndexModel([("aliases", ASCENDING)], name="by_alias", sparse=True),
+    IndexModel([("half_written", ASCENDING)], name="half_written", sparse=True),
 ]
 
 
@@ -139,10 +140,6 @@ class Ledger:
 
     # -- drops ------------------------------------------------------------------------------------------------------------
 
-    def claim(self, entry: str, *, name: str, size: int, run_id: str) -> bool:
-        """`claim_all` of one drop: whether it is to be judged."""
-        return self.claim_all([(entry, name, size)], run_id=run_id) == 1
-
     def claim_all(self, drops: Sequence[tuple[str, str, int]], *, run_id: str) -> int:
         """Enter drops, as (hash, name, size), whose content has been copied; return how many are to be judged.
 
@@ -174,8 +171,9 @@ class Ledger:
         return entered.upserted_count + (self._entries.bulk_write(renamed).modified_count if renamed else 0)
 
     def claimed(self) -> list[Entry]:
-        """Drops that wait to be judged and written, oldest first."""
-        return [_entry(found) for found in self._entries.find({"state": "claimed"}).sort([("claimed_at", 1), ("_id", 1)])]
+        """Drops that wait to be judged and written, oldest first; those that were claimed together by name."""
+        waiting = self._entries.find({"state": "claimed"}).sort([("claimed_at", 1), ("name", 1), ("_id", 1)])
+        return [_entry(found) for found in waiting]
 
     def begin_attempt(self, entry: str) -> int:
         """Count one more run that starts on this drop; return how many began without ending."""
@@ -195,6 +193,18 @@ class Ledger:
     def end_attempt(self, entry: str) -> None:
         """The run ended on its own feet, well or not: what counts as a crash starts anew."""
         self._entries.update_one({"_id": entry}, {"$set": {"attempts": 0}})
+
+    def begin_writing(self, entry: str, *, session: ClientSession) -> None:
+        """Some of the drop's records are written, and until it is accepted they may not be all."""
+        self._entries.update_one({"_id": entry}, {"$set": {"half_written": True}}, session=session)
+
+    def half_written(self) -> list[str]:
+        """The drops of which some records are written and that are not accepted."""
+        return [found["_id"] for found in self._entries.find({"half_written": True}, {"_id": 1})]
+
+    def end_writing(self, entries: Sequence[str], *, session: ClientSession) -> None:
+        """No record of these drops is written any more."""
+        self._entries.update_many({"_id": {"$in": list(entries)}}, {"$unset": {"half_written": ""}}, session=session)
 
     def hold(
         self, entry: str, *, reason: str, detail: str, counts: Counts, run_id: str, session: ClientSession | None = None
@@ -223,7 +233,7 @@ class Ledger:
                     "state": "accepted", "counts": counts.as_dict(), "run_id": run_id, "attempts": 0, "pending": list(sinks),
                     "marks.raw_conversations": {"run_id": run_id, "at": datetime.now(UTC)},
                 },
-                "$unset": {"reason": "", "detail": ""},
+                "$unset": {"reason": "", "detail": "", "half_written": ""},
                 "$push": {"history": _line(what, run_id)},
             },
             session=session,
@@ -330,11 +340,11 @@ class Ledger:
     def mark(
         self, sink: str, entries: Sequence[str], *, run_id: str, token: int, code_version: str, session: ClientSession
     ) -> None:
-        """This sink has applied these entries, under the lease with this token."""
+        """This sink has applied these entries, under the lease with this token; those that were overtaken since go on waiting."""
         mark = {"run_id": run_id, "token": token, "at": datetime.now(UTC), "code_version": code_version}
         for start in range(0, len(entries), 5_000):
             self._entries.update_many(
-                {"_id": {"$in": list(entries[start : start + 5_000])}},
+                {"_id": {"$in": list(entries[start : start + 5_000])}, f"overtaken.{sink}": {"$not": {"$gte": token}}},
                 {"$pull": {"pending": sink}, "$set": {f"marks.{sink}": mark}},
                 session=session,
             )
@@ -347,6 +357,13 @@ class Ledger:
         query = {**among, "kind": {"$in": list(kinds)}, "state": {"$in": ["accepted", "loaded"]}}
         for sink in sinks:
             self._entries.update_many({**query, f"marks.{sink}": {"$exists": True}}, {"$addToSet": {"pending": sink}})
+
+    def overtake(self, sink: str, entries: Sequence[str], *, token: int) -> None:
+        """Let these wait for the sink, whoever marks them: under leases up to this token, what it holds of them may be outdated."""
+        self._entries.update_many(
+            {"_id": {"$in": list(entries)}, "state": {"$in": ["accepted", "loaded"]}},
+            {"$addToSet": {"pending": sink}, "$max": {f"overtaken.{sink}": token}},
+        )
 
     def applied(self, asset: str, *, run_id: str | None = None) -> list[Entry]:
         """What this asset applied in this run; without a run, in its latest."""

@@ -17,6 +17,11 @@ from persona.stores.documents._errors import translated
 
 KEPT_BYTES = 64 * 1024
 LINES_PER_CALL = 10_000
+INDEXES = [
+    IndexModel([("drop", ASCENDING), ("line", ASCENDING)], name="by_drop_and_line"),
+    # a line has `open` until somebody deals with it: what is waiting costs what is waiting
+    IndexModel([("open", ASCENDING)], name="open", sparse=True),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +59,7 @@ class Quarantine:
 
     def ensure_indexes(self) -> None:
         """Create what the queries need; harmless when there."""
-        self._lines.create_indexes([IndexModel([("drop", ASCENDING), ("reason", ASCENDING)], name="by_drop_and_reason")])
+        self._lines.create_indexes(INDEXES)
 
     def put(self, drop: str, lines: Sequence[Rejected], *, judged: str = "", session: ClientSession | None = None) -> None:
         """Keep these lines, as judged in this run; one that is there is replaced, and stays settled if it was."""
@@ -65,7 +70,8 @@ class Quarantine:
                     "$set": {
                         "drop": drop, "line": line.line, "offset": line.offset, "reason": line.reason.value,
                         "detail": line.detail, "raw": Binary(line.raw[:KEPT_BYTES]), "judged": judged,
-                    }
+                    },
+                    "$setOnInsert": {"open": True},
                 },
                 upsert=True,
             )
@@ -74,10 +80,20 @@ class Quarantine:
         if writes:
             self._lines.bulk_write(writes, ordered=False, session=session)
 
-    def clear(self, drop: str, *, judged_before: str | None = None, session: ClientSession | None = None) -> None:
-        """Forget the lines of a drop: all, or those that this run has not judged anew."""
-        query = {"drop": drop, **({} if judged_before is None else {"judged": {"$ne": judged_before}})}
-        self._lines.delete_many(query, session=session)
+    def outdated(
+        self,
+        drop: str,
+        *,
+        judged_in: str,
+        from_line: int | None = None,
+        before_line: int | None = None,
+        session: ClientSession | None = None,
+    ) -> Iterator[int]:
+        """The lines of a drop, or of a part of it, that this run has not judged anew, in order."""
+        part = {key: line for key, line in (("$gte", from_line), ("$lt", before_line)) if line is not None}
+        query = {"drop": drop, "judged": {"$ne": judged_in}, **({"line": part} if part else {})}
+        for found in self._lines.find(query, {"_id": 0, "line": 1}, session=session).sort("line", ASCENDING):
+            yield found["line"]
 
     def of_drop(self, drop: str, *, limit: int = 100) -> list[Rejected]:
         """The lines of a drop in order."""
@@ -89,29 +105,22 @@ class Quarantine:
         return _rejected(found) if found else None
 
     def settle(
-        self,
-        drop: str,
-        *,
-        how: Literal["replayed", "discarded"],
-        run_id: str,
-        by: str | None = None,
-        line: int | None = None,
-        session: ClientSession | None = None,
+        self, drop: str, *, how: Literal["replayed", "discarded"], run_id: str, by: str | None = None, line: int | None = None
     ) -> int:
         """Note what was done about the open lines of a drop, or about one of them; return how many that were."""
-        query = {"drop": drop, "settled": None, **({} if line is None else {"line": line})}
+        query = {"drop": drop, "open": True, **({} if line is None else {"line": line})}
         settled = {"how": how, "at": datetime.now(UTC), "run_id": run_id, "by": by}
-        return self._lines.update_many(query, {"$set": {"settled": settled}}, session=session).modified_count
+        return self._lines.update_many(query, {"$set": {"settled": settled}, "$unset": {"open": ""}}).modified_count
 
     def unsettle(self, drops: Sequence[str]) -> None:
         """Let the lines of these drops ask to be looked at again."""
-        self._lines.update_many({"drop": {"$in": list(drops)}}, {"$unset": {"settled": ""}})
+        self._lines.update_many({"drop": {"$in": list(drops)}}, {"$set": {"open": True}, "$unset": {"settled": ""}})
 
     def by_drop(self, *, settled: bool = False) -> dict[str, dict[str, int]]:
         """How many lines of each drop are kept out, by reason, most first; only the open ones, or with the settled ones."""
         groups = self._lines.aggregate(
             [
-                {"$match": {} if settled else {"settled": None}},
+                {"$match": {} if settled else {"open": True}},
                 {"$group": {"_id": {"drop": "$drop", "reason": "$reason"}, "n": {"$sum": 1}}},
                 {"$sort": {"n": -1, "_id.reason": 1}},
             ]
@@ -123,14 +132,7 @@ class Quarantine:
 
     def count_open(self) -> int:
         """How many lines are kept out and nobody has done anything about."""
-        return self._lines.count_documents({"settled": None})
-
-    def reasons_of(self, drops: Sequence[str]) -> dict[str, int]:
-        """How many lines of these drops are kept out, by reason."""
-        groups = self._lines.aggregate(
-            [{"$match": {"drop": {"$in": list(drops)}}}, {"$group": {"_id": "$reason", "n": {"$sum": 1}}}, {"$sort": {"n": -1}}]
-        )
-        return {group["_id"]: group["n"] for group in groups}
+        return self._lines.count_documents({"open": True}, hint="open")
 
     def count(self, drops: Sequence[str]) -> int:
         """How many lines of these drops are kept out."""
@@ -143,10 +145,13 @@ class Quarantine:
         for found in self._lines.find({}, {"drop": 1, "line": 1, "raw": 1}).sort("drop", ASCENDING):
             yield found["drop"], found["line"], bytes(found["raw"])
 
-    def remove(self, drop: str, lines: Iterable[int]) -> int:
+    def remove(self, drop: str, lines: Iterable[int], *, session: ClientSession | None = None) -> int:
         """Forget these lines of a drop; return how many were there."""
         keys = [f"{drop}:{line}" for line in lines]
-        return sum(self._lines.delete_many({"_id": {"$in": part}}).deleted_count for part in chunks(keys, LINES_PER_CALL))
+        return sum(
+            self._lines.delete_many({"_id": {"$in": part}}, session=session).deleted_count
+            for part in chunks(keys, LINES_PER_CALL)
+        )
 
 
 def _rejected(found: Mapping[str, Any]) -> Rejected:

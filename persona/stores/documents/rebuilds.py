@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
+from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 from pymongo.database import Database
 
@@ -27,6 +28,6 @@ class Rebuilds:
         found = self._rebuilds.find_one({"_id": asset}, {"run_id": 1})
         return found["run_id"] if found else None
 
-    def end(self, asset: str) -> None:
+    def end(self, asset: str, *, session: ClientSession | None = None) -> None:
         """The asset is rebuilt, or another way is taken."""
-        self._rebuilds.delete_one({"_id": asset})
+        self._rebuilds.delete_one({"_id": asset}, session=session)

@@ -15,7 +15,6 @@ from persona.stores._chunks import chunks
 from persona.stores.documents._errors import translated
 
 HASHES_PER_QUERY = 50_000
-USERS_PER_QUERY = 10_000
 INDEXES = [
     # in the order in which they were written, so that reading a whole drop does not jump to and fro
     IndexModel([("drop", ASCENDING)], name="by_drop"),
@@ -73,8 +72,6 @@ class Inserted:
     accepted: int
     duplicate: int
     conflicts: list[Conflict]
-    new: int
-    """Of the accepted, those that were not there before."""
 
 
 @translated
@@ -110,7 +107,7 @@ class Records:
                 duplicate += 1
         if new:
             self._records.insert_many(new, session=session)
-        return Inserted(accepted=len(new) + again, duplicate=duplicate, conflicts=conflicts, new=len(new))
+        return Inserted(accepted=len(new) + again, duplicate=duplicate, conflicts=conflicts)
 
     def lines_of(self, drop: str) -> set[int]:
         """The lines of this drop whose records are stored."""
@@ -119,9 +116,10 @@ class Records:
             for found in self._records.find({"drop": drop}, {"_id": 0, "line": 1}, batch_size=50_000, hint="by_drop")
         }
 
-    def remove_drop(self, drop: str, *, limit: int, session: ClientSession) -> int:
-        """Remove up to `limit` records of a drop that is not accepted; return how many there were."""
-        ids = [found["_id"] for found in self._records.find({"drop": drop}, {"_id": 1}, session=session).limit(limit)]
+    def remove_drops(self, drops: Sequence[str], *, limit: int, session: ClientSession) -> int:
+        """Remove up to `limit` records of drops that are not accepted; return how many there were."""
+        query = {"drop": {"$in": list(drops)}}
+        ids = [found["_id"] for found in self._records.find(query, {"_id": 1}, session=session, hint="by_drop").limit(limit)]
         return self._records.delete_many({"_id": {"$in": ids}}, session=session).deleted_count if ids else 0
 
     # -- what a set of drops touched --------------------------------------------------------------------------------------
@@ -291,12 +289,6 @@ class Records:
         """The drops that this person's records came with, and how many came with each."""
         groups = self._records.aggregate([{"$match": {"user_id": user_id}}, {"$group": {"_id": "$drop", "n": {"$sum": 1}}}])
         return {group["_id"]: group["n"] for group in groups}
-
-    def drops_of_users(self, users: Sequence[str]) -> set[str]:
-        """The drops that these people's records came with."""
-        return {
-            drop for part in chunks(users, USERS_PER_QUERY) for drop in self._records.distinct("drop", {"user_id": {"$in": part}})
-        }
 
     def texts_of_user_alone(self, user_id: str) -> set[str]:
         """The hashes of the texts that this person sent and nobody else."""
