@@ -256,6 +256,14 @@ def test_vectors_come_back_bit_by_bit(documents: Documents) -> None:
     assert [key for key, _ in stored.scan()] == ["a", "b", "c"]
 
 
+def test_a_text_that_has_a_vector_keeps_it_and_does_not_abort_the_transaction(documents: Documents) -> None:
+    vectors = np.eye(3, dtype=np.float32)
+    documents.embeddings.put(["a", "b"], vectors[:2], model="m")
+    documents.transaction(lambda session: documents.embeddings.put(["c", "b"], vectors[[2, 0]], model="m", session=session))
+    kept = documents.embeddings.get(["a", "b", "c"])
+    assert {key: int(vector.argmax()) for key, vector in kept.items()} == {"a": 0, "b": 1, "c": 2}
+
+
 def test_equal_texts_share_a_key_and_different_ones_do_not() -> None:
     texts = ["a", "A", "a ", "", "\x00", "é", "e\u0301", "\U0001f600"]
     assert len({text_hash(text) for text in texts}) == len(texts)

@@ -11,14 +11,12 @@ from pymongo import ReplaceOne
 from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 from pymongo.database import Database
-from pymongo.errors import BulkWriteError
 
 from persona.errors import EmbeddingMismatch
 from persona.schemas import Vector, Vectors
 from persona.stores.documents._errors import translated
 
 CHUNK = 5_000
-DUPLICATE_KEY = 11000
 COLLECTIONS = {"_id": "collections"}
 
 
@@ -163,16 +161,15 @@ class Embeddings:
 
     def put(self, hashes: Sequence[str], vectors: Vectors, *, model: str, session: ClientSession | None = None) -> None:
         """Store one vector a text, for texts that have none; one that has keeps it."""
+        # asked first: a duplicate key would abort the transaction
+        known = {found["_id"] for found in self._vectors.find({"_id": {"$in": list(hashes)}}, {"_id": 1}, session=session)}
         documents = [
             {"_id": key, "model": model, "vector": Binary(vector.tobytes())}
             for key, vector in zip(hashes, np.ascontiguousarray(vectors, dtype=np.float32), strict=True)
+            if key not in known
         ]
-        try:
-            if documents:
-                self._vectors.insert_many(documents, ordered=False, session=session)
-        except BulkWriteError as error:
-            if any(failure["code"] != DUPLICATE_KEY for failure in error.details["writeErrors"]):
-                raise
+        if documents:
+            self._vectors.insert_many(documents, ordered=False, session=session)
 
     def get(self, hashes: Iterable[str]) -> dict[str, Vector]:
         """The vectors of these texts; texts without one are absent."""
