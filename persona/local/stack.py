@@ -40,7 +40,8 @@ log = structlog.get_logger(__name__)
 Progress = Callable[[str], None]
 
 _READY_SECONDS = 120
-READY = "ready"
+SPARE, READY, OUTDATED = "spare", "ready", "outdated"
+"""Suffixes of a server's data beside the data in use: being filled, waiting to take its place, replaced."""
 # A second death in a row is no accident: say so instead of waiting the whole deadline.
 _DEATHS_TO_GIVE_UP = 2
 
@@ -100,7 +101,9 @@ def wipe_stores(settings: Settings) -> None:
     with group.exclusively():
         group.stop()
         for server in SERVERS:
-            shutil.rmtree(_data(settings, server), ignore_errors=True)
+            data = _data(settings, server)
+            for folder in (data, *(_beside(data, suffix) for suffix in (SPARE, READY, OUTDATED))):
+                shutil.rmtree(folder, ignore_errors=True)
         for path in (settings.addresses_file, _kept_file(settings)):
             path.unlink(missing_ok=True)
 
@@ -112,7 +115,7 @@ def spare_server(settings: Settings, name: StoreName) -> Iterator[dict[str, str]
     When the block ends well, its data waits for `renew_stores` to take the place of the running server's.
     """
     running = next(server for server in _servers(settings, supervised=True) if server.name == name)
-    data, ready = _beside(running.data, "spare"), _beside(running.data, READY)
+    data, ready = _beside(running.data, SPARE), _beside(running.data, READY)
     for leftover in (data, ready):
         shutil.rmtree(leftover, ignore_errors=True)
     data.mkdir(mode=0o700)
@@ -139,7 +142,7 @@ def renew_stores(settings: Settings, *, empty: Collection[StoreName]) -> None:
         group.stop()
         for server in SERVERS:
             data = _data(settings, server)
-            ready, outdated = _beside(data, READY), _beside(data, "outdated")
+            ready, outdated = _beside(data, READY), _beside(data, OUTDATED)
             if ready.exists() or server.name in empty:
                 shutil.rmtree(outdated, ignore_errors=True)
                 if data.exists():

@@ -193,7 +193,10 @@ def test_only_servers_without_a_url_are_started_and_wiping_removes_their_data(tm
     statuses = start_stores(settings)
     assert {name for name, status in statuses.items() if status.state == "running"} == {"redis"}
     assert settings.addresses.mongodb == "mongodb://set"
+    replaced = settings.home / "stores" / "mongodb.ready"  # as a scrub leaves it that was killed
+    replaced.mkdir()
     wipe_stores(settings)
+    assert not replaced.exists()
     assert processes(tmp_path) == []
     assert not settings.addresses_file.exists()
     assert not (tmp_path / "stores" / "redis").exists()
