@@ -36,6 +36,7 @@ def _text(proof: erasure.Proof) -> str:
     lines = [f"{name:<12} {proof['found'].get(name, 0):>8,} found {left:>6,} left" for name, left in proof["left"].items()]
     lines.append(f"{len(proof['drops'])} claimed drops rewritten, {len(proof['sources'])} files of the watched folders")
     lines += [f"  {residue['where']}: {residue['removed_by']}" for residue in proof["residue"]]
+    lines += [f"  backup {backup['path']}: older than this; restoring it erases the person again" for backup in proof["backups"]]
     if proof["mentions_in_all"]:
         lines.append(f"{proof['mentions_in_all']:,} records or catalog entries of others hold the id in their words")
     if "scrubbed" in proof:
