@@ -23,6 +23,8 @@ from persona.settings import Settings, StoreAddresses
 from persona.stores.graph import open_graph
 from persona.stores.vectors import open_vectors
 
+pytestmark = pytest.mark.slow
+
 END = datetime(2025, 6, 1, tzinfo=UTC)
 MESSAGES = 2_000
 LEARNT_FROM = 0.7

@@ -103,6 +103,7 @@ def test_a_world_without_anything_is_refused() -> None:
         generate(messages=0)
 
 
+@pytest.mark.slow
 def test_memory_is_bounded(tmp_path: Path) -> None:
     tracemalloc.start()
     try:

@@ -22,6 +22,8 @@ from persona.stores.documents import dumping
 from tests.backup.conftest import Home
 from tests.worlds import Dump, content, differences, everything, put_drop, said
 
+pytestmark = pytest.mark.slow
+
 PASSED_BY_HAND = ("files", "generations", "centroids")
 KEPT_APART = ("mongodb:backups",)
 

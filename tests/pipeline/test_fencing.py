@@ -42,6 +42,8 @@ from tests.worlds import (
     said,
 )
 
+pytestmark = pytest.mark.slow
+
 ENCODER = HashingEncoder(dimension=16)
 LEASE_SECONDS = 1
 WRITES: dict[str, tuple[type, str]] = {

@@ -3,10 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.pipeline.conftest import CAMPAIGNS, INTENTS, START, USERS, World
+
+pytestmark = pytest.mark.slow
 
 # ten minutes apart, so that what comes late joins conversations that were two, or comes between them
 moments = st.integers(0, 30).map(lambda tens: START + 600 * tens)

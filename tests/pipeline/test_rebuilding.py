@@ -25,6 +25,8 @@ from persona.stores.documents.ledger import Ledger
 from tests.pipeline.conftest import ENCODER, INTENTS, USERS, World, history, parts
 from tests.worlds import HashingEncoder
 
+pytestmark = pytest.mark.slow
+
 IN_TURNS = [asset for asset in REBUILDABLE if asset != "embeddings"]
 
 

@@ -23,6 +23,8 @@ from tests.pipeline.conftest import World
 from tests.privacy.conftest import VERA, Place
 from tests.privacy.test_erasure import MENTIONING, NOT_OURS_TO_CHANGE
 
+pytestmark = pytest.mark.slow
+
 STEPS: list[tuple[Any, str]] = [
     (Tombstones, "place"), (Ledger, "add_alias"), (Quarantine, "remove"), (Ledger, "recount"), (blanking.os, "replace"),
     (copies, "recount_without_copy"), (copies, "_remember"), (VectorStore, "remove_user"), (Graph, "remove_user"),
