@@ -1,7 +1,6 @@
 """Making a backup: the whole truth in a folder, whole or not there. Projections are left out: they are computed from it."""
 
 import json
-import os
 import platform
 import shutil
 from collections.abc import Callable
@@ -22,9 +21,9 @@ from persona.backup.manifest import (
     SETTINGS,
     Manifest,
     Part,
-    sha256_of,
 )
 from persona.errors import InvalidInput, PersonaError
+from persona.intake.claim import sha256_of, sync
 from persona.pipeline.draining import Pipeline
 from persona.pipeline.lease import Lease
 from persona.pipeline.stages import CODE_VERSIONS
@@ -60,7 +59,7 @@ def back_up(folder: Path, settings: Settings, stores: Stores, *, run_id: str, pr
             if folder.exists():
                 folder.rmdir()
             unfinished.rename(folder)
-            _sync(folder.parent)
+            sync(folder.parent)
         except BaseException as error:
             shutil.rmtree(unfinished, ignore_errors=True)
             if not (folder / SETTINGS).exists() and not unfinished.exists():
@@ -118,13 +117,13 @@ def _fill(folder: Path, settings: Settings, stores: Stores, lease: Lease, at: da
     )
     manifest.write(folder)
     for written in (folder / MANIFEST, folder / SEAL, folder / COLLECTIONS, folder / DROPS, folder):
-        _sync(written)
+        sync(written)
     return manifest
 
 
 def _sealed(file: Path, lease: Lease) -> Part:
     lease.check()
-    _sync(file)
+    sync(file)
     return Part(bytes=file.stat().st_size, sha256=sha256_of(file))
 
 
@@ -139,11 +138,3 @@ def _without_secrets(settings: Settings) -> dict[str, Any]:
     addresses = {"milvus_uri", "milvus_host", "neo4j_uri"}  # which may hold a password too: shown masked below
     names = [name for name, value in settings if not isinstance(value, SecretStr) and name not in addresses]
     return settings.model_dump(mode="json", include=set(names)) | {"addresses": dict(settings.addresses.masked())}
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

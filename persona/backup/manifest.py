@@ -8,12 +8,12 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from persona.errors import InvalidInput, NotFound
+from persona.intake.claim import sha256_of
 
 MANIFEST, SEAL = "manifest.json", "manifest.sha256"
 COLLECTIONS, DROPS = "mongodb", "drops"
 HISTORY, SETTINGS = "history.json", "settings.json"
 FORMAT = 1
-CHUNK_BYTES = 1 << 20
 
 
 class Part(BaseModel):
@@ -69,12 +69,6 @@ def verify(folder: Path, manifest: Manifest) -> None:
         file = folder / name
         if not file.is_file() or file.stat().st_size != part.bytes or sha256_of(file) != part.sha256:
             raise _damaged(name)
-
-
-def sha256_of(file: Path) -> str:
-    """Of the file's content."""
-    with open(file, "rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _damaged(name: str) -> InvalidInput:

@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, cast
 
-from persona.intake.claim import sync
-from persona.intake.parse import CHUNK_BYTES, GZIP_MAGIC, MAX_GZIP_RATIO, raw_records
+from persona.intake.claim import sha256_of, sync
+from persona.intake.parse import CHUNK_BYTES, MAX_GZIP_RATIO, is_gzip, raw_records
 from persona.intake.records import ERASED_RECORD
 
 STORED, COMPRESSED = 0, 6
@@ -30,7 +30,7 @@ def blanked(path: Path, name: str, lines: Collection[int]) -> Iterator[str]:
     extents = [(raw.offset, raw.length) for raw in raw_records(path, name) if raw.line in wanted]
     with _replacing(path) as unfinished:
         _rewrite(path, unfinished, extents)
-        yield _sha256(unfinished)
+        yield sha256_of(unfinished)
 
 
 @contextmanager
@@ -45,13 +45,11 @@ def replaced(path: Path, content: bytes) -> Iterator[str]:
 def opened(path: Path) -> Iterator[IO[bytes]]:
     """The file's content, decompressed where it is gzip."""
     with open(path, "rb") as file:
-        if file.read(2) == GZIP_MAGIC:
-            file.seek(0)
-            with gzip.GzipFile(fileobj=file) as unpacked:
-                yield cast(IO[bytes], unpacked)
-        else:
-            file.seek(0)
+        if not is_gzip(file):
             yield file
+            return
+        with gzip.GzipFile(fileobj=file) as unpacked:
+            yield cast(IO[bytes], unpacked)
 
 
 @contextmanager
@@ -59,8 +57,7 @@ def _replacing(path: Path) -> Iterator[Path]:
     unfinished = path.with_name(f".{uuid.uuid4().hex}.part")  # hidden: whoever watches the folder leaves it alone
     try:
         yield unfinished
-        with open(unfinished, "rb") as file:
-            os.fsync(file.fileno())
+        sync(unfinished)
         shutil.copymode(path, unfinished)
         owner = path.stat()
         with suppress(PermissionError):
@@ -73,7 +70,7 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 def _rewrite(path: Path, target: Path, extents: Sequence[Extent]) -> None:
     with open(path, "rb") as file:
-        compressed = file.read(2) == GZIP_MAGIC
+        compressed = is_gzip(file)
     if not compressed:
         with open(target, "wb") as copy:
             _copy(path, copy, extents)
@@ -111,8 +108,3 @@ def _pass(source: IO[bytes], copy: IO[bytes] | None, length: int | None) -> int:
             copy.write(chunk)
         done += len(chunk)
     return done
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

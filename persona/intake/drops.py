@@ -26,7 +26,7 @@ from persona.pipeline.lease import Lease
 from persona.pipeline.reading import read_ahead
 from persona.pipeline.stages import DROP_SINKS
 from persona.schemas import Reason
-from persona.stores._chunks import chunks
+from persona.stores._chunks import batches, chunks
 from persona.stores.documents import Documents
 from persona.stores.documents.ledger import Counts, Entry
 from persona.stores.documents.quarantine import Rejected
@@ -324,17 +324,8 @@ def _put(intake: Intake, entry: Entry, rejected: list[Rejected], session: Client
 
 
 def _batches(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
-    """Bounded in number and, as a record may have up to 1 MiB, in bytes."""
-    batch: list[T] = []
-    size = 0
-    for item in items:
-        batch.append(item)
-        size += size_of(item)
-        if len(batch) == BATCH or size > BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+    """Bounded in bytes too, as a record may have up to 1 MiB."""
+    return batches(items, size_of, count=BATCH, size=BATCH_BYTES)
 
 
 def _size_of(item: Item) -> int:

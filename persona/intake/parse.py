@@ -46,6 +46,13 @@ class RawRecord:
         return self.length > MAX_RECORD_BYTES
 
 
+def is_gzip(file: IO[bytes]) -> bool:
+    """Whether this is the beginning of a gzip stream; the file stands at its beginning afterwards."""
+    found = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+    file.seek(0)
+    return found
+
+
 class DropFault(Exception):
     """The file as a whole cannot be read; nothing of it is taken."""
 
@@ -99,8 +106,7 @@ class _Stream:
 
 
 def _chunks(file: IO[bytes], size: int) -> Iterator[bytes]:
-    compressed = file.read(2) == GZIP_MAGIC
-    file.seek(0)
+    compressed = is_gzip(file)
     source = cast(IO[bytes], gzip.GzipFile(fileobj=file)) if compressed else file
     total = 0
     while chunk := source.read(CHUNK_BYTES):

@@ -8,6 +8,7 @@ import os
 import re
 import stat
 from collections.abc import Collection, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -185,33 +186,29 @@ def _erase_from_drop(documents: Documents, file: WatchedFile, found: Found, entr
         return Source(file.path, rewritten=False, why="still being written")
     if found.unreadable:
         return Source(file.path, rewritten=False, why="not a drop that can be read")
-    if _is_read_only(file.path):
-        return Source(file.path, rewritten=False, why="read-only")
-    try:
-        with blanked(file.path, file.path.name, found.theirs) as content:
-            _make_sure_it_is_still(file)
-            if entry:
-                documents.ledger.add_alias(entry, content)
-    except (_Replaced, DropFault):
-        return Source(file.path, rewritten=False, why="still being written")
-    except FileNotFoundError:
-        raise
-    except OSError:
-        return Source(file.path, rewritten=False, why="read-only")
-    _remember(documents, file.path, entry)
-    return Source(file.path, rewritten=True)
+    return _rewrite(documents, file, blanked(file.path, file.path.name, found.theirs), entry, alias=True)
 
 
 def _erase_from_catalog(documents: Documents, file: WatchedFile, kept: list[Any]) -> Source:
-    if _is_read_only(file.path):
-        return Source(file.path, rewritten=False, why="read-only")
     path = str(file.path)
     # what has not been loaded yet is loaded next, without the person
     entry = None if documents.ledger.unseen({path: file.signature}) else documents.ledger.entry_of_file(path)
+    content = json.dumps(kept, indent=2, ensure_ascii=False).encode()
+    return _rewrite(documents, file, replaced(file.path, content), entry, alias=False)
+
+
+def _rewrite(
+    documents: Documents, file: WatchedFile, rewritten: AbstractContextManager[str], entry: str | None, *, alias: bool
+) -> Source:
+    """Put the new content in place of a file that is still as it was; with `alias` the ledger knows its entry by it too."""
+    if _is_read_only(file.path):
+        return Source(file.path, rewritten=False, why="read-only")
     try:
-        with replaced(file.path, json.dumps(kept, indent=2, ensure_ascii=False).encode()):
+        with rewritten as content:
             _make_sure_it_is_still(file)
-    except _Replaced:
+            if entry and alias:
+                documents.ledger.add_alias(entry, content)
+    except (_Replaced, DropFault):
         return Source(file.path, rewritten=False, why="still being written")
     except FileNotFoundError:
         raise

@@ -144,6 +144,7 @@ LIMIT $limit
 """
 
 T = TypeVar("T")
+Tie = TypeVar("Tie", Engagement, ExpressedIntent)
 Countable = Literal["User", "Campaign", "Intent", "ENGAGED", "EXPRESSED", "ADDRESSES"]
 COUNTS: Mapping[Countable, str] = {
     "User": "MATCH (node:User) RETURN count(node) AS n",
@@ -255,9 +256,7 @@ class Graph:
 
         Return how many relationships were written.
         """
-        of_user: dict[str, list[Engagement]] = {user_id: [] for user_id in user_ids}
-        for engagement in _last_of_each(engagements, key=lambda engaged: (engaged.user_id, engaged.campaign_id)):
-            of_user.setdefault(engagement.user_id, []).append(engagement)
+        of_user = _by_user(user_ids, _last_of_each(engagements, key=lambda engaged: (engaged.user_id, engaged.campaign_id)))
         written = 0
         for part in chunks(sorted(of_user), BATCH // 5):
             due = [engagement for user_id in part for engagement in of_user[user_id]]
@@ -274,9 +273,7 @@ class Graph:
 
         Return how many relationships were written.
         """
-        of_user: dict[str, list[ExpressedIntent]] = {user_id: [] for user_id in user_ids}
-        for pair in _last_of_each(expressed, key=lambda pair: (pair.user_id, pair.intent)):
-            of_user.setdefault(pair.user_id, []).append(pair)
+        of_user = _by_user(user_ids, _last_of_each(expressed, key=lambda pair: (pair.user_id, pair.intent)))
         written = 0
         for part in chunks(sorted(of_user), BATCH // 5):
             pairs = [pair for user_id in part for pair in of_user[user_id]]
@@ -477,6 +474,14 @@ def open_graph(url: str, *, user: str, password: str, database: str = "neo4j", t
 
 def _last_of_each(items: Iterable[T], *, key: Callable[[T], tuple[str, str]]) -> list[T]:
     return list({key(item): item for item in items}.values())
+
+
+def _by_user(user_ids: Iterable[str], ties: Iterable[Tie]) -> dict[str, list[Tie]]:
+    """The ties of each person, those of `user_ids` who have none included."""
+    of_user: dict[str, list[Tie]] = {user_id: [] for user_id in user_ids}
+    for tie in ties:
+        of_user.setdefault(tie.user_id, []).append(tie)
+    return of_user
 
 
 def _engagement_row(engagement: Engagement) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def _fact_columns() -> list[Column[Any]]:
     ]
 
 
-ENGAGEMENTS = Table(
+Table(
     "engagements",
     TABLES,
     *_fact_columns(),

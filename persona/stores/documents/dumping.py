@@ -14,14 +14,13 @@ from pymongo.database import Database
 from persona.errors import StoreRefused
 from persona.stores.documents import Documents
 from persona.stores.documents._errors import mongodb_errors
+from persona.stores.documents._raw import BATCH, RAW, copy_indexes, insertable
 
 NOT_DUMPED = frozenset({"leases", "rebuilds"})
 """What concerns the runs of this moment alone."""
 BESIDE = "restoring."
-RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
 DECODED: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True, tzinfo=UTC)
 LENGTH = struct.Struct("<i")
-BATCH, BATCH_BYTES = 2_000, 16 << 20
 
 
 def collections(documents: Documents) -> list[str]:
@@ -65,13 +64,10 @@ def load_beside(documents: Documents, name: str, contents: Iterable[Any]) -> int
     with mongodb_errors():
         database.drop_collection(BESIDE + name)
         beside = database.create_collection(BESIDE + name, codec_options=RAW)
-        for batch in _batches(contents):
+        for batch in insertable(contents):
             beside.insert_many(batch, ordered=False)
             loaded += len(batch)
-        for index in database[name].list_indexes():
-            specification = {key: value for key, value in index.items() if key not in ("v", "ns")}
-            if specification["name"] != "_id_":
-                database.command("createIndexes", BESIDE + name, indexes=[specification])
+        copy_indexes(database[name], beside)
         if (held := beside.count_documents({})) != loaded:
             raise StoreRefused(f"{name} holds {held} documents, {loaded} were put in", hint="Run it again.")
     return loaded
@@ -107,17 +103,3 @@ def _documents(batch: memoryview) -> Iterator[memoryview]:
         end = start + LENGTH.unpack_from(batch, start)[0]
         yield batch[start:end]
         start = end
-
-
-def _batches(contents: Iterable[Any]) -> Iterator[list[Any]]:
-    """Bounded in number and in bytes."""
-    batch: list[Any] = []
-    size = 0
-    for document in contents:
-        batch.append(document)
-        size += len(document.raw) if isinstance(document, RawBSONDocument) else 0
-        if len(batch) == BATCH or size > BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch

@@ -14,6 +14,7 @@ from pymongo.database import Database
 
 from persona.errors import EmbeddingMismatch
 from persona.schemas import Vector, Vectors
+from persona.stores._chunks import chunks
 from persona.stores.documents._errors import translated
 
 CHUNK = 5_000
@@ -157,7 +158,9 @@ class Embeddings:
 
     def present(self, hashes: Sequence[str]) -> set[str]:
         """Which of these texts have a vector."""
-        return {found["_id"] for chunk in _chunks(hashes) for found in self._vectors.find({"_id": {"$in": chunk}}, {"_id": 1})}
+        return {
+            found["_id"] for chunk in chunks(hashes, CHUNK) for found in self._vectors.find({"_id": {"$in": chunk}}, {"_id": 1})
+        }
 
     def put(self, hashes: Sequence[str], vectors: Vectors, *, model: str, session: ClientSession | None = None) -> None:
         """Store one vector a text, for texts that have none; one that has keeps it."""
@@ -175,7 +178,7 @@ class Embeddings:
         """The vectors of these texts; texts without one are absent."""
         return {
             found["_id"]: np.frombuffer(found["vector"], dtype=np.float32)
-            for chunk in _chunks(list(hashes))
+            for chunk in chunks(list(hashes), CHUNK)
             for found in self._vectors.find({"_id": {"$in": chunk}}, {"vector": 1})
         }
 
@@ -219,7 +222,7 @@ class Embeddings:
                 {"$project": {"_id": 1}},
             ]
         )
-        yield from _chunks(list({*outdated, *(found["_id"] for found in without)}))
+        yield from chunks(list({*outdated, *(found["_id"] for found in without)}), CHUNK)
 
     def forget_labels(self, hashes: list[str], session: ClientSession | None = None) -> int:
         """Drop the labels of these texts; return how many there were."""
@@ -229,7 +232,7 @@ class Embeddings:
         """Which of these texts have a label of this version."""
         return {
             found["_id"]
-            for chunk in _chunks(hashes)
+            for chunk in chunks(hashes, CHUNK)
             for found in self._labels.find({"_id": {"$in": chunk}, "version": version}, {"_id": 1})
         }
 
@@ -237,7 +240,7 @@ class Embeddings:
         """The inferred intents of these texts; those without one are absent."""
         return {
             found["_id"]: found["intent"]
-            for chunk in _chunks(list(hashes))
+            for chunk in chunks(list(hashes), CHUNK)
             for found in self._labels.find({"_id": {"$in": chunk}, "intent": {"$ne": None}}, {"intent": 1})
         }
 
@@ -257,13 +260,8 @@ class Embeddings:
 
     def remove(self, hashes: Iterable[str]) -> None:
         """Forget these texts: their vectors, their labels, and the mean of a run that met no other text."""
-        for chunk in _chunks(list(hashes)):
+        for chunk in chunks(list(hashes), CHUNK):
             vectors = [found["vector"] for found in self._vectors.find({"_id": {"$in": chunk}}, {"vector": 1})]
             self._centroids.delete_many({"vector": {"$in": vectors}})
             self._labels.delete_many({"_id": {"$in": chunk}})
             self._vectors.delete_many({"_id": {"$in": chunk}})
-
-
-def _chunks(items: Sequence[str]) -> Iterator[list[str]]:
-    for start in range(0, len(items), CHUNK):
-        yield list(items[start : start + CHUNK])
