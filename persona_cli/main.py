@@ -26,6 +26,7 @@ from persona_cli import (
     restore,
     serve,
     stores,
+    why,
 )
 
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]  # Typer carries its own Click and names only the subclass
@@ -49,6 +50,7 @@ for command in (
     ingest.ingest,
     materialize.materialize,
     recommend.recommend,
+    why.why,
     rebuild.rebuild,
     export.export,
     erase.erase,

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
-from persona.ranking.recommender import Recommender
+from persona.ranking.recommender import Recommender, Rules
+from persona.ranking.tracing import Trail
 from persona.settings import Settings
 from serving.answers import Answers
 from serving.guard import Guard
@@ -45,9 +46,10 @@ async def open_services(settings: Settings, openers: StoreOpeners) -> AsyncItera
         graph=graph.part(lambda store: store),
         records=documents.part(lambda store: store.records),
         customers=documents.part(lambda store: store.catalog),
-        repeat_conversions=settings.repeat_conversions,
+        rules=Rules.of(settings),
     )
-    answers = Answers(recommender, cache, snapshots, ttl_seconds=settings.redis_ttl_seconds)
+    trail = Trail(documents.part(lambda store: store.records), documents.part(lambda store: store.ledger))
+    answers = Answers(recommender, trail, cache, snapshots, ttl_seconds=settings.redis_ttl_seconds)
     keepers = [asyncio.create_task(keeper.keep()) for keeper in (*guards, snapshots)]
     try:
         with suppress(TimeoutError):
