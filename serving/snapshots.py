@@ -11,11 +11,13 @@ import structlog
 from persona.errors import StoreUnavailable
 from persona.ranking.recommender import Snapshot, load_snapshot
 from persona.stores.documents import Documents
-from serving.guard import Guard
+from serving.guard import DEADLINE_SECONDS, Guard
 
 log = structlog.get_logger(__name__)
 
 REFRESH_SECONDS = 1.0
+CATCH_UP_SECONDS = 2.0
+"""How long the first answers after a catalog has changed wait to hear of it: longer than for a store, which costs only its channel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,8 @@ class Snapshots:
         async with self._one_at_a_time:
             if epoch is not None and epoch == self._seen:
                 return
-            if self.current is None or await self._documents.ask(_marks) != self.current.marks:
+            patience = DEADLINE_SECONDS if epoch is None else CATCH_UP_SECONDS
+            if self.current is None or await self._documents.ask(_marks, deadline=patience) != self.current.marks:
                 # A large catalog takes longer than one question may.
                 self.current = await self._documents.ask(_load, deadline=self._patience)
                 _log_loaded(self.current.snapshot)
