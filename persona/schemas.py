@@ -280,3 +280,37 @@ class Why(BaseModel):
     known_user: bool
     degraded: list[str] = Field(default_factory=list)
     holdout: bool = False
+
+
+class Member(BaseModel):
+    """One person of an audience."""
+
+    user_id: str
+    rank: int
+    score: float
+    """The campaign's ranking score in the person's own answer."""
+
+
+class Audience(BaseModel):
+    """Whom to show a campaign, best first."""
+
+    campaign_id: str
+    audience: list[Member]
+    generation: str | None
+    degraded: list[str] = Field(default_factory=list)
+
+
+class SimilarPerson(BaseModel):
+    """Someone with similar conversations."""
+
+    user_id: str
+    rank: int
+    similarity: float
+    """Cosine of the two profiles."""
+
+
+class SimilarPeople(BaseModel):
+    """Who is similar to a person, nearest first."""
+
+    user_id: str
+    similar: list[SimilarPerson]

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from persona.ranking.people import People
 from persona.ranking.recommender import Recommender, Rules, Snapshot, load_snapshot
 from persona.ranking.tracing import Trail
 from persona.settings import Settings
@@ -19,6 +20,7 @@ class Answering:
     recommender: Recommender
     snapshot: Snapshot
     trail: Trail
+    people: People
 
 
 @contextmanager
@@ -30,4 +32,6 @@ def open_answering(settings: Settings) -> Iterator[Answering]:
         graph_of(settings) as graph,
     ):
         recommender = Recommender(vectors, graph, documents.records, documents.catalog, Rules.of(settings))
-        yield Answering(documents, recommender, load_snapshot(documents), Trail(documents.records, documents.ledger))
+        people = People(recommender, vectors, graph, documents.embeddings, documents.records)
+        trail = Trail(documents.records, documents.ledger)
+        yield Answering(documents, recommender, load_snapshot(documents), trail, people)

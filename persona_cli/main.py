@@ -10,6 +10,7 @@ from persona.errors import InvalidInput, PersonaError
 from persona.logs import configure_logs
 from persona.settings import Settings
 from persona_cli import (
+    audience,
     backup,
     catalog,
     doctor,
@@ -51,6 +52,7 @@ for command in (
     materialize.materialize,
     recommend.recommend,
     why.why,
+    audience.audience,
     rebuild.rebuild,
     export.export,
     erase.erase,

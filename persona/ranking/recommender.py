@@ -179,7 +179,7 @@ class Recommender:
 
         Raises `StoreUnavailable` when no channel is left.
         """
-        return _answer(self._ranking_for(user_id, query, snapshot, Degraded()), query.k)
+        return _answer(self.ranking_for(user_id, query, snapshot, Degraded()), query.k)
 
     def why(self, user_id: str, campaign_id: str, query: Query, snapshot: Snapshot, trail: Trail) -> Why:
         """Why this person is offered this campaign, or the rule that keeps it out: by the same ranking as `for_user`.
@@ -189,7 +189,7 @@ class Recommender:
         if campaign_id not in snapshot.campaigns:
             raise NotFound(f"no such campaign: {campaign_id}", hint="Campaigns come from catalogs and from drops.")
         degraded = Degraded()
-        ranking = self._ranking_for(user_id, query, snapshot, degraded)
+        ranking = self.ranking_for(user_id, query, snapshot, degraded)
         offer, proposal = ranking.offer_of(campaign_id), ranking.proposal(campaign_id)
         rule = None if offer else ranking.rule_against(campaign_id) or Rule.NOT_PROPOSED
         evidence = offer.evidence if offer else evidence_of(proposal) if proposal else []
@@ -225,7 +225,11 @@ class Recommender:
         context = Context(user_id=None, vector=vector, intents=expressed)
         return _answer(self._ranking(context, query, snapshot, Degraded()), query.k)
 
-    def _ranking_for(self, user_id: str, query: Query, snapshot: Snapshot, degraded: "Degraded") -> Ranking:
+    def ranking_for(self, user_id: str, query: Query, snapshot: Snapshot, degraded: "Degraded") -> Ranking:
+        """Everything that could be said to this person; `degraded` collects the stores that did not answer.
+
+        Raises `StoreUnavailable` when no channel is left.
+        """
         in_snapshot: Customer | None = Customer(user_id=user_id, suppressed=user_id in snapshot.suppressed)
         customer: Customer | None = degraded.unless(lambda: self.customers.customer(user_id), in_snapshot)
         history: list[Engagement] = degraded.unless(lambda: self.graph.history_of(user_id), [])

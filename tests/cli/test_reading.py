@@ -116,6 +116,19 @@ def test_nobody_is_told_another_persons_id_or_words(filled: Filled) -> None:
         assert not [record["message"] for record in records if record.get("message") and record["message"] in told]
 
 
+def test_an_audience_is_made_of_people_who_are_offered_the_campaign(filled: Filled) -> None:
+    persona, _ = filled
+    campaign = offers(persona("recommend", "u_001", "--json").lines[0])[0]
+    done = persona("audience", campaign, "--k", "3", "--json")
+    assert done.code == 0, done.err
+    members = done.json["audience"]
+    assert done.json["campaign_id"] == campaign
+    assert [set(member) for member in members] == [{"user_id", "rank", "score"}] * len(members)
+    assert [member["rank"] for member in members] == [1, 2, 3]
+    for member in members:
+        assert persona("why", member["user_id"], campaign, "--json").json["ranking_score"] == member["score"]
+
+
 def test_people_read_words(filled: Filled) -> None:
     persona, _ = filled
     done = persona("recommend", "u_001", "--k", "2")
@@ -158,6 +171,7 @@ def test_doctor_finds_nothing_amiss(filled: Filled) -> None:
         (["ingest", "no-such-file"], 3, "not_found", "no-such-file"),
         (["catalog", "no-such-file"], 3, "not_found", "no-such-file"),
         (["why", "u_001", "no-such-campaign"], 3, "not_found", "no-such-campaign"),
+        (["audience", "no-such-campaign"], 3, "not_found", "no-such-campaign"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_document(

@@ -102,6 +102,10 @@ class FakeGraph(FakeStore):
         self.answer()
         return [NeighbourVote("c_2", 1.0, 1)]
 
+    def interested_in(self, campaign_id: str, *, limit: int) -> list[str]:
+        self.answer()
+        return ["u_1", "u_3"]
+
 
 @dataclass
 class FakeCache(FakeStore):
@@ -133,6 +137,11 @@ class FakeCache(FakeStore):
         self.kept = {key: payload for key, payload in self.kept.items() if key[0] != user_id}
 
 
+class FakeLedger:
+    def get(self, entries: Sequence[str]) -> list[Entry]:
+        return []
+
+
 class FakeDocuments(FakeStore):
     """Its parts are itself: MongoDB is up or down as a whole."""
 
@@ -142,7 +151,8 @@ class FakeDocuments(FakeStore):
         self.catalog_version = 1
         self.all_campaigns = [Campaign(campaign_id=f"c_{number}", name=f"Campaign {number}") for number in range(1, 5)]
         self.looks = 0
-        self.records = self.catalog = self.generations = self.embeddings = self.ledger = self
+        self.records = self.catalog = self.generations = self.embeddings = self
+        self.ledger = FakeLedger()
 
     def decisions_of(self, user_id: str, *, impressions_since: datetime) -> list[dict[str, Any]]:
         self.answer()
@@ -164,9 +174,13 @@ class FakeDocuments(FakeStore):
         self.answer()
         return []
 
-    def get(self, entries: Sequence[str]) -> list[Entry]:
+    def get(self, hashes: set[str]) -> dict[str, Vector]:
         self.answer()
-        return []
+        return dict.fromkeys(hashes, np.array([1, 0], np.float32))
+
+    def known_among(self, users: Sequence[str]) -> set[str]:
+        self.answer()
+        return {"u_1", "u_2"} & set(users)
 
     def customer(self, user_id: str) -> Customer | None:
         self.answer()
