@@ -147,6 +147,8 @@ class Ranking:
 
     def offer_of(self, campaign_id: str) -> Recommendation | None:
         """The same, for one campaign alone; None where it is not offered."""
+        if self.rule_against(campaign_id):  # asked of one campaign, not of all that stand above it
+            return None
         places = enumerate(self._placed(), 1)
         return next((_offer(item, rank) for rank, item in places if item.fused.campaign_id == campaign_id), None)
 
