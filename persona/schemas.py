@@ -254,3 +254,63 @@ class Answer(BaseModel):
     as_of: datetime | None
     known_user: bool
     degraded: list[str] = Field(default_factory=list)
+    holdout: bool = False
+    """Whether the person is held out: offered what does well with everyone, for comparison."""
+
+
+class Why(BaseModel):
+    """Why a person is offered one campaign, or why not."""
+
+    user_id: str
+    campaign_id: str
+    offered: bool
+    rank: int | None
+    """In the whole ranking, however many are asked for; None where it is not offered."""
+    ranking_score: float | None
+    """As in the answer; None where no channel proposes it."""
+    rule: str | None
+    """The code of what keeps it out; None where it is offered."""
+    reason: str
+    evidence: list[dict[str, Any]]
+    """As in the answer, each part with its `sources`: message_id, drop, drop_name, line, run_id, at."""
+    history: list[dict[str, Any]]
+    """What passed between the two: `event`, and the fields of a source."""
+    generation: str | None
+    as_of: datetime | None
+    known_user: bool
+    degraded: list[str] = Field(default_factory=list)
+    holdout: bool = False
+
+
+class Member(BaseModel):
+    """One person of an audience."""
+
+    user_id: str
+    rank: int
+    score: float
+    """The campaign's ranking score in the person's own answer."""
+
+
+class Audience(BaseModel):
+    """Whom to show a campaign, best first."""
+
+    campaign_id: str
+    audience: list[Member]
+    generation: str | None
+    degraded: list[str] = Field(default_factory=list)
+
+
+class SimilarPerson(BaseModel):
+    """Someone with similar conversations."""
+
+    user_id: str
+    rank: int
+    similarity: float
+    """Cosine of the two profiles."""
+
+
+class SimilarPeople(BaseModel):
+    """Who is similar to a person, nearest first."""
+
+    user_id: str
+    similar: list[SimilarPerson]

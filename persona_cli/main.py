@@ -10,6 +10,7 @@ from persona.errors import InvalidInput, PersonaError
 from persona.logs import configure_logs
 from persona.settings import Settings
 from persona_cli import (
+    audience,
     backup,
     catalog,
     doctor,
@@ -26,6 +27,7 @@ from persona_cli import (
     restore,
     serve,
     stores,
+    why,
 )
 
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]  # Typer carries its own Click and names only the subclass
@@ -49,6 +51,8 @@ for command in (
     ingest.ingest,
     materialize.materialize,
     recommend.recommend,
+    why.why,
+    audience.audience,
     rebuild.rebuild,
     export.export,
     erase.erase,

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
@@ -14,10 +13,9 @@ import typer
 from persona.errors import EmbeddingMismatch, InvalidInput, NotFound
 from persona.language import intents
 from persona.language.lazy import LazyEncoder
-from persona.ranking.recommender import Query, Recommender, Snapshot, load_snapshot
+from persona.ranking.recommender import Query
 from persona.settings import Settings
-from persona.stores.documents import Documents
-from persona.stores.opening import documents_of, graph_of, vectors_of
+from persona_cli.answering import Answering, open_answering
 from persona_cli.options import Json
 from persona_cli.output import State, emit_lines, stdout, steps
 
@@ -40,37 +38,24 @@ def recommend(
     at = as_of.replace(tzinfo=UTC) if as_of and as_of.tzinfo is None else as_of
     query = Query(k=k, channel=channel.lower() if channel else None, exclude=frozenset(exclude or ()), at=at)
     settings = Settings()
-    with _opened(settings) as (documents, recommender, snapshot), steps() as step:
+    with open_answering(settings) as here, steps() as step:
         answers: list[Iterator[dict[str, Any]]] = [
-            (recommender.for_user(user, query, snapshot).model_dump(mode="json") for user in wanted)
+            (here.recommender.for_user(user, query, here.snapshot).model_dump(mode="json") for user in wanted)
         ]
         if texts_file:
-            answers.append(_for_texts(texts_file, settings, documents, recommender, query, snapshot))
+            answers.append(_for_texts(texts_file, settings, here, query))
         _write(chain.from_iterable(answers), output, lambda done: step.count("answers", done))
 
 
-@contextmanager
-def _opened(settings: Settings) -> Iterator[tuple[Documents, Recommender, Snapshot]]:
-    with (
-        documents_of(settings) as documents,
-        vectors_of(settings, version=documents.embeddings.collections_in_use()) as vectors,
-        graph_of(settings) as graph,
-    ):
-        recommender = Recommender(vectors, graph, documents.records, documents.catalog, settings.repeat_conversions)
-        yield documents, recommender, load_snapshot(documents)
-
-
-def _for_texts(
-    file: Path, settings: Settings, documents: Documents, recommender: Recommender, query: Query, snapshot: Snapshot
-) -> Iterator[dict[str, Any]]:
+def _for_texts(file: Path, settings: Settings, here: Answering, query: Query) -> Iterator[dict[str, Any]]:
     encoder = LazyEncoder(settings)
-    stored = documents.embeddings.model()
+    stored = here.documents.embeddings.model()
     if stored not in (None, (encoder.fingerprint, encoder.dimension)):
         raise EmbeddingMismatch(
             f"the stored vectors are {stored}, the settings name {encoder.fingerprint}",
             hint="Set EMBEDDING_MODEL and EMBEDDING_DIM back, or run `persona rebuild embeddings`.",
         )
-    definitions = documents.catalog.intents()
+    definitions = here.documents.catalog.intents()
     examples = {definition.intent: encoder.encode(intents.definition_texts(definition)) for definition in definitions}
     classifier = intents.NearestExamples.fit(examples, threshold=settings.intent_threshold)
     for number, line in enumerate(_lines(file), 1):
@@ -81,7 +66,7 @@ def _for_texts(
             raise InvalidInput(f'{file}, line {number}: not {{"id", "texts": […]}}') from None
         vectors = encoder.encode(texts)
         found = [guess.intent for guess in classifier.classify(vectors) if guess]
-        yield {"id": asked.get("id"), **recommender.for_texts(vectors, found, query, snapshot).model_dump(mode="json")}
+        yield {"id": asked.get("id"), **here.recommender.for_texts(vectors, found, query, here.snapshot).model_dump(mode="json")}
 
 
 def _write(answers: Iterator[dict[str, Any]], output: Path | None, progress: Any) -> None:

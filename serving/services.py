@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
-from persona.ranking.recommender import Recommender
+from persona.ranking.people import People
+from persona.ranking.recommender import Recommender, Rules
+from persona.ranking.tracing import Trail
 from persona.settings import Settings
 from serving.answers import Answers
 from serving.guard import Guard
@@ -28,6 +30,7 @@ class Services:
     """MongoDB, Milvus, Neo4j, the warehouse and Redis, in this order."""
     snapshots: Snapshots
     answers: Answers
+    people: People
 
 
 @asynccontextmanager
@@ -40,20 +43,25 @@ async def open_services(settings: Settings, openers: StoreOpeners) -> AsyncItera
     cache = Guard("redis", openers.cache)
     guards = (documents, vectors, graph, warehouse, cache)
     snapshots = Snapshots(documents, patience=settings.store_timeout_seconds)
+    profiles = vectors.part(lambda store: store.at(snapshots.current.collections) if snapshots.current else store)
+    engagements = graph.part(lambda store: store)
+    records = documents.part(lambda store: store.records)
     recommender = Recommender(
-        vectors=vectors.part(lambda store: store.at(snapshots.current.collections) if snapshots.current else store),
-        graph=graph.part(lambda store: store),
-        records=documents.part(lambda store: store.records),
+        vectors=profiles,
+        graph=engagements,
+        records=records,
         customers=documents.part(lambda store: store.catalog),
-        repeat_conversions=settings.repeat_conversions,
+        rules=Rules.of(settings),
     )
-    answers = Answers(recommender, cache, snapshots, ttl_seconds=settings.redis_ttl_seconds)
+    trail = Trail(records, documents.part(lambda store: store.ledger))
+    people = People(recommender, profiles, engagements, documents.part(lambda store: store.embeddings), records)
+    answers = Answers(recommender, trail, cache, snapshots, ttl_seconds=settings.redis_ttl_seconds)
     keepers = [asyncio.create_task(keeper.keep()) for keeper in (*guards, snapshots)]
     try:
         with suppress(TimeoutError):
             async with asyncio.timeout(START_SECONDS):
                 await asyncio.gather(*(guard.attempted.wait() for guard in guards), snapshots.attempted.wait())
-        yield Services(settings, guards, snapshots, answers)
+        yield Services(settings, guards, snapshots, answers, people)
     finally:
         for keeper in keepers:
             keeper.cancel()

@@ -2,6 +2,7 @@
 
 import asyncio
 from bisect import bisect_right
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -10,11 +11,13 @@ import structlog
 from persona.errors import StoreUnavailable
 from persona.ranking.recommender import Snapshot, load_snapshot
 from persona.stores.documents import Documents
-from serving.guard import Guard
+from serving.guard import DEADLINE_SECONDS, Guard
 
 log = structlog.get_logger(__name__)
 
 REFRESH_SECONDS = 1.0
+CATCH_UP_SECONDS = 2.0
+"""How long the first answers after a catalog has changed wait to hear of it: longer than for a store, which costs only its channel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,7 @@ class Snapshots:
         self._documents = documents
         self._patience = patience
         self._one_at_a_time = asyncio.Lock()
+        self._seen: str | None = None
         self.current: Current | None = None
         self.attempted = asyncio.Event()
         """Set when the first attempt to load one has ended, well or not."""
@@ -65,20 +69,44 @@ class Snapshots:
             self.attempted.set()
             await asyncio.sleep(REFRESH_SECONDS)
 
-    async def refresh(self) -> None:
-        """Load the snapshot anew if anything it rests on has moved. Raises `StoreUnavailable`."""
+    async def catch_up(self, epoch: str | None = None) -> Current:
+        """The snapshot, no older than this epoch of the cache; without one, no older than the catalog is now.
+
+        It is not loaded again while the epoch stays the same. Where MongoDB does not answer it is the one that there is; raises
+        `StoreUnavailable` where there is none.
+        """
+        if epoch is None or epoch != self._seen:
+            with suppress(StoreUnavailable):
+                if epoch is not None or await self._catalog_moved():
+                    await self.refresh(epoch)
+        if self.current is None:
+            raise StoreUnavailable("mongodb", "the campaigns have not been loaded yet")
+        return self.current
+
+    async def _catalog_moved(self) -> bool:
+        version = await self._documents.ask(lambda documents: documents.catalog.version())
+        return self.current is None or version != self.current.snapshot.catalog_version
+
+    async def refresh(self, epoch: str | None = None) -> None:
+        """Load the snapshot anew if anything it rests on has moved, once for all who ask for this epoch. Raises `StoreUnavailable`."""
         async with self._one_at_a_time:
-            if self.current is not None and await self._documents.ask(_marks) == self.current.marks:
+            if epoch is not None and epoch == self._seen:
                 return
-            # A large catalog takes longer than one question may.
-            self.current = await self._documents.ask(_load, deadline=self._patience)
-            snapshot = self.current.snapshot
-            log.info(
-                "snapshot loaded",
-                generation=snapshot.generation,
-                catalog_version=snapshot.catalog_version,
-                campaigns=len(snapshot.campaigns),
-            )
+            patience = DEADLINE_SECONDS if epoch is None else CATCH_UP_SECONDS
+            if self.current is None or await self._documents.ask(_marks, deadline=patience) != self.current.marks:
+                # A large catalog takes longer than one question may.
+                self.current = await self._documents.ask(_load, deadline=self._patience)
+                _log_loaded(self.current.snapshot)
+            self._seen = epoch or self._seen
+
+
+def _log_loaded(snapshot: Snapshot) -> None:
+    log.info(
+        "snapshot loaded",
+        generation=snapshot.generation,
+        catalog_version=snapshot.catalog_version,
+        campaigns=len(snapshot.campaigns),
+    )
 
 
 Marks = tuple[str | None, int, datetime | None, str]

@@ -139,6 +139,13 @@ class Pipeline:
         while held.transaction(remove):
             pass
 
+    def announce(self, run_id: str) -> None:
+        """Let serving look what has changed before its next answer; where Redis does not answer, serving asks MongoDB by itself."""
+        try:
+            self.cache.announce()
+        except (StoreUnavailable, StoreRefused) as error:
+            log.warning("change_not_announced", run_id=run_id, error=error.message)
+
     def drain(
         self, stage: str, apply: Callable[[Batch], None], *, run_id: str, drops: Sequence[str] = (), reapply: bool = False
     ) -> Outcome:

@@ -17,7 +17,7 @@ CATALOG_SINKS = {
     "intents": ("embeddings", "intents", "neo4j_graph"),
     "users": (),
 }
-"""What waits for each catalog. Serving notices a new catalog by its version, so the cache need not be told."""
+"""What waits for each catalog. Serving keeps answers by the catalog's version, so none is evicted."""
 
 DRAINING_ASSETS = ("catalogs", "raw_conversations", *(sink for sink in UPSTREAM if sink != "cache"))
 """What `drops_job` materialises, upstream first."""

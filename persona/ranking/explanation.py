@@ -1,13 +1,30 @@
-"""Reasons in plain words, from the evidence. Pure."""
+"""What is said about an offer: its evidence, and the reason in plain words. Pure."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from persona.ranking.fusion import Fused
+from persona.ranking.policy import Rule
+
+DIVERSITY = "diversity"
+
+
+def evidence_of(fused: Fused, *, moved_down: int = 0) -> list[dict[str, Any]]:
+    """Each channel's part in the score, strongest first, and last how many places it was moved down for variety."""
+    moved = [{"channel": DIVERSITY, "score": 0.0, "contribution": 0.0, "moved_down": moved_down}] if moved_down else []
+    return [*fused.evidence, *moved]
+
 
 def reason_for(evidence: list[dict[str, Any]]) -> str:
     """One sentence from the strongest evidence, with the second where there is one that says something."""
-    sentences = [_sentence(part) for part in evidence[:1] + [part for part in evidence[1:2] if part.get("conversions") != 0]]
+    second = [part for part in evidence[1:2] if part.get("conversions") != 0 and part["channel"] != DIVERSITY]
+    sentences = [_sentence(part) for part in evidence[:1] + second]
     return "; ".join([sentences[0], *(sentence[0].lower() + sentence[1:] for sentence in sentences[1:])]) + "."
+
+
+def reason_against(rule: Rule) -> str:
+    """One sentence from what keeps a campaign out."""
+    return f"Not offered: {rule.sentence}."
 
 
 def _sentence(part: Mapping[str, Any]) -> str:

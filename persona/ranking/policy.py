@@ -3,12 +3,38 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Self
 
 from persona.ranking.context import Context, Decision
 from persona.schemas import Campaign, Customer, Event
 
 UNKNOWN_CHANNEL = "unknown"
 """What a record without a channel has: an unsubscribe on it concerns everything."""
+
+
+class Rule(StrEnum):
+    """Why a campaign is not offered: a stable code, and its sentence for people."""
+
+    sentence: str
+
+    def __new__(cls, code: str, sentence: str) -> Self:
+        rule = str.__new__(cls, code)
+        rule._value_ = code
+        rule.sentence = sentence
+        return rule
+
+    NOT_RUNNING = "not_running", "the campaign is not running"
+    OTHER_CHANNEL = "other_channel", "the campaign does not run on this channel"
+    EXCLUDED = "excluded", "excluded by the caller"
+    SUPPRESSED = "suppressed", "the person is suppressed"
+    NO_CONSENT = "no_consent", "the person has not consented"
+    UNSUBSCRIBED = "unsubscribed", "the person has unsubscribed"
+    DISMISSED = "dismissed", "the person dismissed it"
+    FREQUENCY_CAP = "frequency_cap", "the frequency cap is reached"
+    ALREADY_CONVERTED = "already_converted", "the person has already converted"
+    NOT_PROPOSED = "not_proposed", "no channel proposes it for this person"
+    """No rule of policy, and the only other way not to be offered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,19 +47,19 @@ class Request:
     repeat_conversions: bool = False
 
 
-def rule_against(campaign: Campaign, context: Context, request: Request) -> str | None:
-    """The first rule that keeps this campaign from this person, in words; None when it may be offered."""
+def rule_against(campaign: Campaign, context: Context, request: Request) -> Rule | None:
+    """The first rule that keeps this campaign from this person; None when it may be offered."""
     channel = request.channel
     if not _running(campaign, request.at):
-        return "the campaign is not running"
+        return Rule.NOT_RUNNING
     if channel is not None and campaign.channels and channel not in campaign.channels:
-        return "the campaign does not run on this channel"
+        return Rule.OTHER_CHANNEL
     if campaign.campaign_id in request.exclude:
-        return "excluded by the caller"
+        return Rule.EXCLUDED
     if context.customer is not None and context.customer.suppressed:
-        return "the person is suppressed"
+        return Rule.SUPPRESSED
     if campaign.requires_consent and not _consents(context.customer, campaign, channel):
-        return "the person has not consented"
+        return Rule.NO_CONSENT
     return _decided_against(campaign, context, request)
 
 
@@ -43,7 +69,7 @@ def _running(campaign: Campaign, at: datetime) -> bool:
     return campaign.status == "active" and begun and not over
 
 
-def _decided_against(campaign: Campaign, context: Context, request: Request) -> str | None:
+def _decided_against(campaign: Campaign, context: Context, request: Request) -> Rule | None:
     until_now = [decision for decision in context.decisions if decision.at <= request.at]
     ours = [decision for decision in until_now if decision.campaign_id == campaign.campaign_id]
     events = {decision.event for decision in ours}
@@ -51,13 +77,13 @@ def _decided_against(campaign: Campaign, context: Context, request: Request) -> 
         decision.channel for decision in until_now if decision.event == Event.UNSUBSCRIBE and decision.campaign_id is None
     }
     if Event.UNSUBSCRIBE in events or _unsubscribed(everywhere, campaign, request.channel):
-        return "the person has unsubscribed"
+        return Rule.UNSUBSCRIBED
     if Event.DISMISS in events:
-        return "the person dismissed it"
+        return Rule.DISMISSED
     if campaign.frequency_cap and _impressions(ours, request.at, campaign.frequency_cap.days) >= campaign.frequency_cap.count:
-        return "the frequency cap is reached"
+        return Rule.FREQUENCY_CAP
     if Event.CONVERSION in events and not request.repeat_conversions:
-        return "the person has already converted"
+        return Rule.ALREADY_CONVERTED
     return None
 
 

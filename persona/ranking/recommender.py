@@ -1,13 +1,14 @@
 """The whole way from a question to an answer: context, channels, fusion, policy, explanation. A store that is down costs its channel."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from persona.errors import StoreUnavailable
+from persona.errors import NotFound, StoreUnavailable
 from persona.ranking.channels import (
     CHANNELS,
     Candidate,
@@ -16,10 +17,13 @@ from persona.ranking.channels import (
     VectorSearch,
 )
 from persona.ranking.context import Context, Decision
-from persona.ranking.explanation import reason_for
+from persona.ranking.diversity import Diversity, Placed, placed
+from persona.ranking.explanation import evidence_of, reason_against, reason_for
 from persona.ranking.fusion import Fused, fuse
+from persona.ranking.holdout import CONTROL, Holdout
 from persona.ranking.model import RankingModel, fit
-from persona.ranking.policy import Request, rule_against
+from persona.ranking.policy import Request, Rule, rule_against
+from persona.ranking.tracing import Trail
 from persona.schemas import (
     Answer,
     Campaign,
@@ -30,7 +34,9 @@ from persona.schemas import (
     Recommendation,
     Vector,
     Vectors,
+    Why,
 )
+from persona.settings import Settings
 from persona.stores.documents import Documents
 
 T = TypeVar("T")
@@ -103,6 +109,63 @@ def load_snapshot(documents: Documents) -> Snapshot:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the settings say about offers to everyone."""
+
+    repeat_conversions: bool = False
+    diversity: Diversity = field(default_factory=Diversity)
+    holdout: Holdout = field(default_factory=Holdout)
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Rules":
+        """As set."""
+        return cls(
+            repeat_conversions=settings.repeat_conversions,
+            diversity=Diversity(settings.category_limit, settings.diversity_lambda),
+            holdout=Holdout(settings.holdout_percent, settings.holdout_salt),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """What every channel together says about a person, before policy."""
+
+    fused: Sequence[Fused]
+    context: Context
+    request: Request
+    held_out: bool
+    diversity: Diversity
+    snapshot: Snapshot
+    as_of: datetime | None
+    degraded: Sequence[str]
+
+    def offers(self) -> Iterator[Recommendation]:
+        """What may be offered, best first, each made when it is asked for."""
+        for rank, item in enumerate(self._placed(), 1):
+            yield _offer(item, rank)
+
+    def offer_of(self, campaign_id: str) -> Recommendation | None:
+        """The same, for one campaign alone; None where it is not offered."""
+        if self.rule_against(campaign_id):  # asked of one campaign, not of all that stand above it
+            return None
+        places = enumerate(self._placed(), 1)
+        return next((_offer(item, rank) for rank, item in places if item.fused.campaign_id == campaign_id), None)
+
+    def rule_against(self, campaign_id: str) -> Rule | None:
+        """The first rule that keeps this campaign of the snapshot from this person."""
+        return rule_against(self.snapshot.campaigns[campaign_id], self.context, self.request)
+
+    def proposal(self, campaign_id: str) -> Fused | None:
+        """What the channels say about one campaign, whether it may be offered or not."""
+        return next((item for item in self.fused if item.campaign_id == campaign_id), None)
+
+    def _placed(self) -> Iterator[Placed]:
+        campaigns = self.snapshot.campaigns
+        allowed = (item for item in self.fused if item.campaign_id in campaigns and not self.rule_against(item.campaign_id))
+        return placed(allowed, campaigns, self.diversity)
+
+
 @dataclass(frozen=True)
 class Recommender:
     """Answers questions from the stores it is given; a verb that raises `StoreUnavailable` degrades the answer."""
@@ -111,14 +174,64 @@ class Recommender:
     graph: HistoryStore
     records: DecisionStore
     customers: CustomerStore
-    repeat_conversions: bool = False
+    rules: Rules = field(default_factory=Rules)
 
     def for_user(self, user_id: str, query: Query, snapshot: Snapshot) -> Answer:
         """What to offer this person; an unknown one gets what does well now.
 
         Raises `StoreUnavailable` when no channel is left.
         """
+        return _answer(self.ranking_for(user_id, query, snapshot, Degraded()), query.k)
+
+    def why(self, user_id: str, campaign_id: str, query: Query, snapshot: Snapshot, trail: Trail) -> Why:
+        """Why this person is offered this campaign, or the rule that keeps it out: by the same ranking as `for_user`.
+
+        Raises `NotFound` for a campaign that the catalog does not know, `StoreUnavailable` when no channel is left.
+        """
+        if campaign_id not in snapshot.campaigns:
+            raise NotFound(f"no such campaign: {campaign_id}", hint="Campaigns come from catalogs and from drops.")
         degraded = Degraded()
+        ranking = self.ranking_for(user_id, query, snapshot, degraded)
+        offer, proposal = ranking.offer_of(campaign_id), ranking.proposal(campaign_id)
+        rule = None if offer else ranking.rule_against(campaign_id) or Rule.NOT_PROPOSED
+        evidence = offer.evidence if offer else evidence_of(proposal) if proposal else []
+        with_figures = [{**part, **_figures_behind(part, snapshot.model)} for part in evidence]
+        nowhere: list[dict[str, Any]] = [{**part, "sources": []} for part in with_figures]
+        unknown: list[dict[str, Any]] = []
+        return Why(
+            user_id=user_id,
+            campaign_id=campaign_id,
+            offered=offer is not None,
+            rank=offer.rank if offer else None,
+            ranking_score=proposal.score if proposal else None,
+            rule=rule.value if rule else None,
+            reason=reason_against(rule) if rule else reason_for(evidence),
+            evidence=degraded.unless(lambda: trail.traced(user_id, with_figures), nowhere),
+            history=degraded.unless(lambda: trail.history(user_id, campaign_id), unknown),
+            generation=snapshot.generation,
+            as_of=ranking.as_of,
+            known_user=ranking.context.known,
+            degraded=sorted(degraded.stores),
+            holdout=ranking.held_out,
+        )
+
+    def for_texts(self, vectors: Vectors, intents: Sequence[str], query: Query, snapshot: Snapshot) -> Answer:
+        """What to offer someone who says this: `vectors` of shape (n, dimension), and the intents found in the texts."""
+        mean = np.mean(vectors, axis=0) if len(vectors) else np.zeros(0)
+        norm = float(np.linalg.norm(mean))
+        expressed = {
+            intent: ExpressedIntent(user_id="", intent=intent, count=intents.count(intent), last_at_ms=0, last_message_id="")
+            for intent in dict.fromkeys(intents)
+        }
+        vector = (mean / norm).astype(np.float32) if norm else None
+        context = Context(user_id=None, vector=vector, intents=expressed)
+        return _answer(self._ranking(context, query, snapshot, Degraded()), query.k)
+
+    def ranking_for(self, user_id: str, query: Query, snapshot: Snapshot, degraded: "Degraded") -> Ranking:
+        """Everything that could be said to this person; `degraded` collects the stores that did not answer.
+
+        Raises `StoreUnavailable` when no channel is left.
+        """
         in_snapshot: Customer | None = Customer(user_id=user_id, suppressed=user_id in snapshot.suppressed)
         customer: Customer | None = degraded.unless(lambda: self.customers.customer(user_id), in_snapshot)
         history: list[Engagement] = degraded.unless(lambda: self.graph.history_of(user_id), [])
@@ -131,18 +244,7 @@ class Recommender:
             customer=customer,
             decisions=degraded.unless(lambda: self._decisions(user_id, query), _decisions_in(history)),
         )
-        return self._answer(context, query, snapshot, degraded)
-
-    def for_texts(self, vectors: Vectors, intents: Sequence[str], query: Query, snapshot: Snapshot) -> Answer:
-        """What to offer someone who says this: `vectors` of shape (n, dimension), and the intents found in the texts."""
-        mean = np.mean(vectors, axis=0) if len(vectors) else np.zeros(0)
-        norm = float(np.linalg.norm(mean))
-        expressed = {
-            intent: ExpressedIntent(user_id="", intent=intent, count=intents.count(intent), last_at_ms=0, last_message_id="")
-            for intent in dict.fromkeys(intents)
-        }
-        vector = (mean / norm).astype(np.float32) if norm else None
-        return self._answer(Context(user_id=None, vector=vector, intents=expressed), query, snapshot, Degraded())
+        return self._ranking(context, query, snapshot, degraded)
 
     def _decisions(self, user_id: str, query: Query) -> list[Decision]:
         since = (query.at or datetime.now(UTC)) - LONGEST_CAP
@@ -153,7 +255,8 @@ class Recommender:
             for record in self.records.decisions_of(user_id, impressions_since=since)
         ]
 
-    def _answer(self, context: Context, query: Query, snapshot: Snapshot, degraded: "Degraded") -> Answer:
+    def _ranking(self, context: Context, query: Query, snapshot: Snapshot, degraded: "Degraded") -> Ranking:
+        held_out = context.user_id is not None and self.rules.holdout.has(context.user_id)
         as_of = query.at or snapshot.as_of
         sources = Sources(
             vectors=self.vectors,
@@ -166,43 +269,55 @@ class Recommender:
         proposals: dict[str, Sequence[Candidate]] = {
             name: degraded.unless(lambda channel=channel: channel(context, sources), [])  # type: ignore[misc]
             for name, channel in CHANNELS.items()
+            if name == CONTROL or not held_out
         }
         if degraded.stores and not any(proposals.values()):
             raise StoreUnavailable(", ".join(sorted(degraded.stores)), "no channel is left to answer from")
-        return Answer(
-            user_id=context.user_id,
-            recommendations=self._offers(fuse(proposals, snapshot.model.weights), context, query, snapshot),
-            generation=snapshot.generation,
+        return Ranking(
+            fused=fuse(proposals, {CONTROL: 1.0} if held_out else snapshot.model.weights),
+            context=context,
+            request=Request(
+                at=query.at or datetime.now(UTC),
+                channel=query.channel,
+                exclude=frozenset(query.exclude),
+                repeat_conversions=self.rules.repeat_conversions,
+            ),
+            held_out=held_out,
+            diversity=Diversity() if held_out else self.rules.diversity,
+            snapshot=snapshot,
             as_of=as_of,
-            known_user=context.known,
             degraded=sorted(degraded.stores),
         )
 
-    def _offers(self, ranked: Sequence[Fused], context: Context, query: Query, snapshot: Snapshot) -> list[Recommendation]:
-        request = Request(
-            at=query.at or datetime.now(UTC),
-            channel=query.channel,
-            exclude=frozenset(query.exclude),
-            repeat_conversions=self.repeat_conversions,
-        )
-        offers: list[Recommendation] = []
-        for item in ranked:
-            campaign = snapshot.campaigns.get(item.campaign_id)
-            if campaign is None or rule_against(campaign, context, request) is not None:
-                continue
-            evidence = item.evidence
-            offers.append(
-                Recommendation(
-                    campaign_id=item.campaign_id,
-                    ranking_score=item.score,
-                    reason=reason_for(evidence),
-                    rank=len(offers) + 1,
-                    evidence=evidence,
-                )
-            )
-            if len(offers) == query.k:
-                break
-        return offers
+
+def _answer(ranking: Ranking, k: int) -> Answer:
+    return Answer(
+        user_id=ranking.context.user_id,
+        recommendations=list(islice(ranking.offers(), k)),
+        generation=ranking.snapshot.generation,
+        as_of=ranking.as_of,
+        known_user=ranking.context.known,
+        degraded=list(ranking.degraded),
+        holdout=ranking.held_out,
+    )
+
+
+def _offer(item: Placed, rank: int) -> Recommendation:
+    evidence = evidence_of(item.fused, moved_down=item.moved_down)
+    return Recommendation(
+        campaign_id=item.fused.campaign_id,
+        ranking_score=item.fused.score,
+        reason=reason_for(evidence),
+        rank=rank,
+        evidence=evidence,
+    )
+
+
+def _figures_behind(part: Mapping[str, Any], model: RankingModel) -> dict[str, Any]:
+    """What the engagement channel's figures are decayed by, and from when."""
+    if part["channel"] != CONTROL:
+        return {}
+    return {"half_life_days": model.half_life_days, "newest_day": model.newest_day}
 
 
 def _decisions_in(history: Sequence[Engagement]) -> list[Decision]:

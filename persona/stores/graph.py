@@ -126,6 +126,21 @@ MATCH (campaign:Campaign)-[:ADDRESSES]->(:Intent {intent: row})
 RETURN row AS intent, collect(campaign.campaign_id) AS campaign_ids
 """
 
+WANTING = """
+MATCH (:Campaign {campaign_id: $campaign_id})-[:ADDRESSES]->(:Intent)<-[expressed:EXPRESSED]-(user:User)
+RETURN user.user_id AS user_id, sum(expressed.count) AS strength, max(expressed.last_at_ms) AS last_at_ms
+ORDER BY strength DESC, last_at_ms DESC, user_id
+LIMIT $limit
+"""
+
+ENGAGING = """
+MATCH (:Campaign {campaign_id: $campaign_id})<-[engaged:ENGAGED]-(user:User)
+WHERE engaged.weight > 0
+RETURN user.user_id AS user_id
+ORDER BY engaged.weight DESC, engaged.last_at_ms DESC, user_id
+LIMIT $limit
+"""
+
 FOUND_USERS = "UNWIND $rows AS row MATCH (user:User {user_id: row}) RETURN user.user_id AS user_id"
 
 # From the people's side: a campaign may have every person there is at its other end.
@@ -359,6 +374,11 @@ class Graph:
         wanted = sorted(set(intents))
         found = {record["intent"]: sorted(record["campaign_ids"]) for record in self._read(CAMPAIGNS_FOR_INTENTS, rows=wanted)}
         return {intent: found.get(intent, []) for intent in wanted}
+
+    def interested_in(self, campaign_id: str, *, limit: int) -> list[str]:
+        """Up to `limit` people who expressed an intent that the campaign addresses, and as many who are positively tied to it."""
+        found = [self._read(query, campaign_id=campaign_id, limit=limit) for query in (WANTING, ENGAGING)]
+        return list(dict.fromkeys(record["user_id"] for records in found for record in records))
 
     # -- checking -------------------------------------------------------------------------------------------------------
 

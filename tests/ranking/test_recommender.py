@@ -10,7 +10,7 @@ import pytest
 
 from persona.errors import StoreUnavailable
 from persona.ranking.model import fit
-from persona.ranking.recommender import NO_MODEL, Query, Recommender, Snapshot
+from persona.ranking.recommender import NO_MODEL, Query, Recommender, Rules, Snapshot
 from persona.schemas import (
     Answer,
     Campaign,
@@ -82,8 +82,8 @@ class World:
     def customer(self, user_id: str) -> Customer | None:
         return self.of("mongodb", self.person)
 
-    def recommender(self, *, repeat_conversions: bool = False) -> Recommender:
-        return Recommender(self, self, self, self, repeat_conversions)
+    def recommender(self, **rules: Any) -> Recommender:
+        return Recommender(self, self, self, self, Rules(**rules))
 
 
 def ask(world: World, user: str = "u_1", snapshot: Snapshot = SNAPSHOT, **query: Any) -> Answer:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +25,7 @@ from persona.schemas import (
     Vector,
 )
 from persona.settings import Settings
+from persona.stores.documents.ledger import Entry
 from serving.app import create_app
 from serving.stores import StoreOpeners
 
@@ -101,31 +102,44 @@ class FakeGraph(FakeStore):
         self.answer()
         return [NeighbourVote("c_2", 1.0, 1)]
 
+    def interested_in(self, campaign_id: str, *, limit: int) -> list[str]:
+        self.answer()
+        return ["u_1", "u_3"]
+
 
 @dataclass
 class FakeCache(FakeStore):
     kept: dict[tuple[str, str, str], bytes] = field(default_factory=dict)
     versions: dict[str, int] = field(default_factory=dict)
     ttls: list[float] = field(default_factory=list)
+    epoch: int = 0
 
     def __post_init__(self) -> None:
         super().__init__("redis")
 
     def read(self, user_id: str, scope: str, field: str) -> tuple[bytes | None, str]:
         self.answer()
-        return self.kept.get((user_id, scope, field)), str(self.versions.get(user_id, 0))
+        return self.kept.get((user_id, scope, field)), self.version(user_id)
 
     def write(self, user_id: str, scope: str, field: str, payload: bytes, *, version: str, ttl: float) -> bool:
         self.answer()
-        if version != str(self.versions.get(user_id, 0)):
+        if version != self.version(user_id):
             return False
         self.ttls.append(ttl)
         self.kept[user_id, scope, field] = payload
         return True
 
+    def version(self, user_id: str) -> str:
+        return f"{self.epoch}:{self.versions.get(user_id, 0)}"
+
     def evict(self, user_id: str) -> None:
         self.versions[user_id] = self.versions.get(user_id, 0) + 1
         self.kept = {key: payload for key, payload in self.kept.items() if key[0] != user_id}
+
+
+class FakeLedger:
+    def get(self, entries: Sequence[str]) -> list[Entry]:
+        return []
 
 
 class FakeDocuments(FakeStore):
@@ -136,7 +150,9 @@ class FakeDocuments(FakeStore):
         self.generation = "g_1"
         self.catalog_version = 1
         self.all_campaigns = [Campaign(campaign_id=f"c_{number}", name=f"Campaign {number}") for number in range(1, 5)]
+        self.looks = 0
         self.records = self.catalog = self.generations = self.embeddings = self
+        self.ledger = FakeLedger()
 
     def decisions_of(self, user_id: str, *, impressions_since: datetime) -> list[dict[str, Any]]:
         self.answer()
@@ -145,6 +161,26 @@ class FakeDocuments(FakeStore):
     def newest_timestamp(self) -> datetime | None:
         self.answer()
         return NEWEST
+
+    def own(self, user_id: str, message_ids: Sequence[str]) -> list[dict[str, Any]]:
+        self.answer()
+        return []
+
+    def newest_messages(self, user_id: str, *, limit: int) -> list[dict[str, Any]]:
+        self.answer()
+        return []
+
+    def between(self, user_id: str, campaign_id: str, *, limit: int) -> list[dict[str, Any]]:
+        self.answer()
+        return []
+
+    def get(self, hashes: set[str]) -> dict[str, Vector]:
+        self.answer()
+        return dict.fromkeys(hashes, np.array([1, 0], np.float32))
+
+    def known_among(self, users: Sequence[str]) -> set[str]:
+        self.answer()
+        return {"u_1", "u_2"} & set(users)
 
     def customer(self, user_id: str) -> Customer | None:
         self.answer()
@@ -168,6 +204,7 @@ class FakeDocuments(FakeStore):
 
     def in_force_id(self) -> str | None:
         self.answer()
+        self.looks += 1
         return self.generation
 
     def in_force(self) -> tuple[str, dict[str, Any]] | None:

@@ -82,8 +82,9 @@ def test_the_log_names_the_route_and_never_the_person(client: TestClient) -> Non
 def test_the_api_describes_itself(client: TestClient) -> None:
     assert client.get("/docs").status_code == 200
     document = client.get("/openapi.json").json()
-    people = {"/users/{user_id}", "/users/{user_id}/export"}
-    assert set(document["paths"]) == {"/recommendations/{user_id}", "/health", "/livez", "/readyz"} | people
+    people = {"/users/{user_id}", "/users/{user_id}/export", "/users/{user_id}/similar", "/campaigns/{campaign_id}/audience"}
+    offers = {"/recommendations/{user_id}", "/recommendations/{user_id}/why"}
+    assert set(document["paths"]) == {"/health", "/livez", "/readyz"} | offers | people
     route = document["paths"]["/recommendations/{user_id}"]["get"]
     assert {parameter["name"] for parameter in route["parameters"]} == {"user_id", "k", "channel", "exclude", "explain"}
     assert "application/problem+json" in route["responses"]["422"]["content"]

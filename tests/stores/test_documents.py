@@ -442,3 +442,29 @@ def test_databases_do_not_see_each_other(new_documents: Callable[[], Documents])
     ours.records.insert([record("m")])
     ours.ledger.claim_all([("d", "a", 1)], run_id="r")
     assert theirs.records.count() == 0 and theirs.ledger.claimed() == []
+
+
+def test_where_a_persons_records_came_from_is_told_of_that_person_alone(documents: Documents) -> None:
+    records = documents.records
+    records.insert(
+        [
+            record("m1", hours=1, text_hash="t", message="words", line=7),
+            record("m2", hours=3, text_hash="t", message="words", drop="d2"),
+            record("c1", hours=2, event="click", campaign_id="c_1"),
+            record("c2", hours=2, event="click", campaign_id="c_2"),
+            record("all", hours=4, event="unsubscribe"),
+            record("other", hours=9, user_id="v", text_hash="t", message="words", event="click", campaign_id="c_1"),
+        ]
+    )
+
+    def ids(found: list[dict[str, Any]]) -> list[str]:
+        assert not any("message" in one or "user_id" in one for one in found)
+        return [one["_id"] for one in found]
+
+    assert ids(records.own("u", ["m1", "other", "c1", "never"])) == ["c1", "m1"]
+    assert ids(records.own("u", [])) == []
+    assert ids(records.newest_messages("u", limit=9)) == ["m2", "m1"]
+    assert ids(records.newest_messages("u", limit=1)) == ["m2"]
+    assert ids(records.between("u", "c_1", limit=9)) == ["all", "c1"]
+    (found,) = records.own("u", ["m1"])
+    assert (found["drop"], found["line"], found["event"]) == ("d1", 7, "message")

@@ -46,6 +46,20 @@ def test_what_is_written_comes_back(graph: Graph) -> None:
     assert graph.history_of("nobody") == [] and graph.intents_of("nobody") == []
 
 
+def test_who_wants_what_a_campaign_is_for_or_is_tied_to_it_is_interested(graph: Graph) -> None:
+    graph.upsert_campaigns([Campaign(campaign_id="c_1", intents=["buy", "try"]), Campaign(campaign_id="c_2", intents=["leave"])])
+    graph.upsert_engagements(
+        [engagement("tied", "c_1"), engagement("loose", "c_1", weight=0.1), engagement("gone", "c_1", weight=-1)]
+    )
+    wanted = {"wants": ["buy"], "wants both": ["buy", "try"], "leaves": ["leave"], "tied": ["leave"]}
+    graph.replace_expressed(
+        wanted, [ExpressedIntent(user, intent, 1, NOW, "m") for user, intents in wanted.items() for intent in intents]
+    )
+    assert graph.interested_in("c_1", limit=9) == ["wants both", "wants", "tied", "loose"]
+    assert graph.interested_in("c_1", limit=1) == ["wants both", "tied"]
+    assert graph.interested_in("never", limit=9) == []
+
+
 def test_a_new_state_of_a_pair_leaves_nothing_of_the_old(graph: Graph) -> None:
     graph.upsert_engagements([engagement("u", "c")])
     only_opened = replace(engagement("u", "c", weight=0.1), counts={"open": 1})

@@ -53,6 +53,7 @@ HISTORY = {
 FACT = {
     "user_id": 1, "timestamp": 1, "text_hash": 1, "drop": 1, "event": 1, "campaign_id": 1, "intent": 1, "channel": 1, "value": 1,
 }  # fmt: skip
+ORIGIN = {"timestamp": 1, "event": 1, "campaign_id": 1, "drop": 1, "line": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +276,22 @@ class Records:
     def of_user(self, user_id: str) -> Iterator[dict[str, Any]]:
         """Every record of this person whole, by time then id."""
         yield from self._records.find({"user_id": user_id}).sort([("timestamp", ASCENDING), ("_id", ASCENDING)])
+
+    def own(self, user_id: str, message_ids: Sequence[str]) -> list[dict[str, Any]]:
+        """Those of these records that are this person's (fields of `ORIGIN`), newest first."""
+        return self._newest({"_id": {"$in": list(message_ids)}, "user_id": user_id}, limit=len(message_ids))
+
+    def newest_messages(self, user_id: str, *, limit: int) -> list[dict[str, Any]]:
+        """This person's newest records with a text (fields of `ORIGIN`), newest first."""
+        return self._newest({"user_id": user_id, **A_TEXT}, limit=limit)
+
+    def between(self, user_id: str, campaign_id: str, *, limit: int) -> list[dict[str, Any]]:
+        """This person's newest records that concern this campaign (fields of `ORIGIN`), newest first: an unsubscribe from all does."""
+        concerning = [{"campaign_id": campaign_id}, {"event": Event.UNSUBSCRIBE, "campaign_id": {"$exists": False}}]
+        return self._newest({"user_id": user_id, "$or": concerning}, limit=limit)
+
+    def _newest(self, query: dict[str, Any], *, limit: int) -> list[dict[str, Any]]:
+        return list(self._records.find(query, ORIGIN).sort([("timestamp", DESCENDING), ("_id", ASCENDING)]).limit(limit))
 
     def count_of_user(self, user_id: str) -> int:
         """How many records this person has."""
