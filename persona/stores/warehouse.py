@@ -448,7 +448,7 @@ class Warehouse:
         """(user id, campaign id, event, UTC epoch ms) of every fact, everything of one person in a row; read as it is asked for."""
         with _translated(), self._reader.connect() as connection:
             rows = connection.execution_options(yield_per=ROWS_PER_CALL).execute(EVENTS_BY_USER)
-            yield from (row._tuple() for row in rows)
+            yield from rows
 
     def fact_count(self) -> int:
         """How many facts there are."""
