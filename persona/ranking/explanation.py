@@ -3,19 +3,30 @@
 from collections.abc import Mapping
 from typing import Any
 
+from persona.schemas import Campaign
 
-def reason_for(evidence: list[dict[str, Any]]) -> str:
-    """One sentence from the strongest evidence, with the second where there is one that says something."""
-    sentences = [_sentence(part) for part in evidence[:1] + [part for part in evidence[1:2] if part.get("conversions") != 0]]
+
+def reason_for(evidence: list[dict[str, Any]], campaigns: Mapping[str, Campaign]) -> str:
+    """One sentence from the strongest evidence, with the second where there is one that says something.
+
+    Campaigns that the evidence names are called as in `campaigns`, by their id where they have no name.
+    """
+    sentences = [
+        _sentence(part, campaigns) for part in evidence[:1] + [part for part in evidence[1:2] if part.get("conversions") != 0]
+    ]
     return "; ".join([sentences[0], *(sentence[0].lower() + sentence[1:] for sentence in sentences[1:])]) + "."
 
 
-def _sentence(part: Mapping[str, Any]) -> str:
+def _sentence(part: Mapping[str, Any], campaigns: Mapping[str, Campaign]) -> str:
     match part["channel"]:
         case "similar_users":
             return f"People with similar conversations engaged with this ({_count(part['users'], 'person', 'people')})"
         case "similar_conversations":
             return f"Similar conversations led to this ({_count(part['conversations'], 'conversation', 'conversations')})"
+        case "related":
+            known = campaigns.get(part["because"])
+            name = known.name if known and known.name else part["because"]
+            return f"It goes together with “{name}” ({_count(part['support'], 'person', 'people')} engaged with both)"
         case "intents":
             times = "once" if part["messages"] == 1 else f"{part['messages']} times"
             return f"It answers the intent “{part['intent'].replace('_', ' ')}”, expressed {times}"

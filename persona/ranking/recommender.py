@@ -162,6 +162,7 @@ class Recommender:
             model=snapshot.model,
             now_ms=round(as_of.timestamp() * 1000) if as_of else 0,
             channel=query.channel,
+            generation=snapshot.generation,
         )
         proposals: dict[str, Sequence[Candidate]] = {
             name: degraded.unless(lambda channel=channel: channel(context, sources), [])  # type: ignore[misc]
@@ -195,7 +196,7 @@ class Recommender:
                 Recommendation(
                     campaign_id=item.campaign_id,
                     ranking_score=item.score,
-                    reason=reason_for(evidence),
+                    reason=reason_for(evidence, snapshot.campaigns),
                     rank=len(offers) + 1,
                     evidence=evidence,
                 )

@@ -62,7 +62,7 @@ class Home:
             for stage, function in apply.items():
                 pipeline.drain(stage, function, run_id="r")
             fit_candidate(pipeline, stores.warehouse, run_id="r")
-            publish_candidate(pipeline, run_id="r")
+            publish_candidate(pipeline, stores.graph, run_id="r")
 
     def answers(self) -> dict[str, Any]:
         """What everybody would be offered at one moment."""

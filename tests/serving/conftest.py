@@ -21,6 +21,7 @@ from persona.schemas import (
     Engagement,
     ExpressedIntent,
     NeighbourVote,
+    RelatedVote,
     SimilarConversation,
     Vector,
 )
@@ -100,6 +101,10 @@ class FakeGraph(FakeStore):
     ) -> list[NeighbourVote]:
         self.answer()
         return [NeighbourVote("c_2", 1.0, 1)]
+
+    def related_campaigns(self, history: Mapping[str, float], *, generation: str, limit: int) -> list[RelatedVote]:
+        self.answer()
+        return []
 
 
 @dataclass
