@@ -64,12 +64,15 @@ def fit_candidate(pipeline: Pipeline, warehouse: Warehouse, *, run_id: str) -> F
     """Fit on everything the projections hold; nothing is written when that is what the last candidate was fitted on."""
     ledger, generations = pipeline.documents.ledger, pipeline.documents.generations
     with pipeline.recorded(run_id, "ranking_model") as count, pipeline.lease(run_id, "ranking_model") as lease:
-        inputs = [ledger.fingerprint(projection) for projection in PROJECTIONS] + [CODE_VERSIONS["ranking_model"]]
+        facts = (
+            warehouse.fact_count()
+        )  # part of the fingerprint: an erasure takes facts away and leaves the ledger's drops as they are
+        inputs = [ledger.fingerprint(projection) for projection in PROJECTIONS] + [str(facts), CODE_VERSIONS["ranking_model"]]
         fingerprint = hashlib.sha256("\n".join(inputs).encode()).hexdigest()[:16]
         stored = generations.candidate()
         model = RankingModel.model_validate(stored) if stored else None
         if model is None or model.fingerprint != fingerprint:
-            model = fit(warehouse.day_buckets(), facts=warehouse.fact_count(), fingerprint=fingerprint)
+            model = fit(warehouse.day_buckets(), facts=facts, fingerprint=fingerprint)
             learned = learn(tastes(warehouse.events_by_user(), now_ms=_end_of(model.newest_day)), model.overall)
             model = model.model_copy(update={"relations": learned.summary})
             lease.check()
