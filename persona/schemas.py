@@ -196,6 +196,18 @@ class Fact:
     at_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """That people who engage with one campaign engage with another, learned by a model."""
+
+    campaign_id: str
+    related_id: str
+    weight: float
+    """Positive: what engagement with the first adds to the expected engagement with the second."""
+    support: int
+    """How many people engaged with both."""
+
+
 # -- what retrieval brings back -----------------------------------------------------------------------------------------
 
 
@@ -216,6 +228,19 @@ class NeighbourVote:
     score: float
     """Sum over neighbours of similarity x engagement weight x recency decay."""
     users: int
+
+
+@dataclass(frozen=True, slots=True)
+class RelatedVote:
+    """How strongly a history points to one campaign."""
+
+    campaign_id: str
+    score: float
+    """Sum over the history of its weight x the relation's."""
+    because: str
+    """The campaign of the history that adds most."""
+    support: int
+    """How many people engaged with that one and this."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from persona_cli import (
     erase,
     export,
     generate,
+    generations,
     ingest,
     materialize,
     output,
@@ -41,6 +42,7 @@ app = typer.Typer(
 )
 app.add_typer(stores.app, name="stores")
 app.add_typer(quarantine.app, name="quarantine")
+app.add_typer(generations.app, name="generations")
 for command in (
     platform.up,
     platform.down,

@@ -133,7 +133,7 @@ def filled(pipeline: Pipeline, encoder: Encoder, addresses: StoreAddresses) -> I
             pipeline.drain("neo4j_graph", lambda batch: sinks.link(batch, graph), **run)
             pipeline.drain("engagement_metrics", lambda batch: sinks.count(batch, warehouse), **run)
             publication.fit_candidate(pipeline, warehouse, **run)
-            publication.publish_candidate(pipeline, **run)
+            publication.publish_candidate(pipeline, graph, **run)
             yield Recommender(vectors, graph, documents.records, documents.catalog), load_snapshot(documents)
         finally:
             vectors.drop()

@@ -18,6 +18,7 @@ from pymongo.client_session import ClientSession
 from persona.language import intents
 from persona.language.encoder import Encoder
 from persona.pipeline.draining import Batch
+from persona.pipeline.lease import Lease
 from persona.pipeline.reading import read_ahead
 from persona.projections.conversations import conversations_of, profile_of
 from persona.projections.engagements import engagement_of, expressed_intents, fact_of
@@ -33,6 +34,7 @@ USERS = 1_000
 READERS_LEAVE_SECONDS = 5.0
 """Serving looks every second which collections are in use; then the questions that are under way have to end."""
 FACTS = 10_000
+CAMPAIGNS = 50
 
 
 def embed(batch: Batch, encoder: Encoder) -> None:
@@ -228,6 +230,17 @@ def count_users(documents: Documents, warehouse: Warehouse, users: list[str]) ->
     while chunk := list(islice(records, FACTS)):
         written += warehouse.insert_facts([fact_of(record) for record in chunk])
     warehouse.refresh_users(users)
+    return written
+
+
+def relate(lease: Lease, documents: Documents, graph: Graph, generation: str, fingerprint: str) -> int:
+    """Tie campaigns that go together by the model with this fingerprint, as the generation's; return how many ties there are."""
+    of_campaigns = documents.relations.of(fingerprint)
+    written = 0
+    while chunk := list(islice(of_campaigns, CAMPAIGNS)):
+        lease.check()
+        relations = [relation for _, related in chunk for relation in related]
+        written += graph.fenced(lease.token).upsert_relations(relations, generation=generation, run_id=chunk[0][0])
     return written
 
 

@@ -31,7 +31,7 @@ CODE_VERSIONS = {
     "neo4j_graph": "1",
     "engagement_metrics": "1",
     "cache": "1",
-    "ranking_model": "1",
+    "ranking_model": "2",
     "generation": "1",
 }
 """Moves when what an asset computes from the same input changes."""

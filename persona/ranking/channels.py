@@ -12,12 +12,16 @@ import numpy as np
 
 from persona.ranking.context import Context
 from persona.ranking.model import UNSEEN, RankingModel
-from persona.schemas import Campaign, NeighbourVote, SimilarConversation, Vector
+from persona.ranking.relations import NOT_THEIRS
+from persona.schemas import Campaign, NeighbourVote, RelatedVote, SimilarConversation, Vector
 
 NEIGHBOURS = 100
 CANDIDATES = 300
 SHARPNESS = 4
 """Similarities are raised to this power, so that near neighbours outweigh many far ones."""
+HISTORY_HALF_LIVES = 4
+"""What people engaged with tells of them for so many times as long as a campaign does well."""
+MS_PER_DAY = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,7 @@ class GraphSearch(Protocol):
     def campaigns_of(
         self, neighbours: Mapping[str, float], *, now_ms: int, half_life_days: float, limit: int
     ) -> list[NeighbourVote]: ...
+    def related_campaigns(self, history: Mapping[str, float], *, generation: str, limit: int) -> list[RelatedVote]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,8 @@ class Sources:
     model: RankingModel
     now_ms: int
     channel: str | None
+    generation: str | None
+    """Whose relations count; None: nobody's."""
 
 
 Channel = Callable[[Context, Sources], list[Candidate]]
@@ -70,7 +77,7 @@ def similar_users(context: Context, sources: Sources) -> list[Candidate]:
     if not neighbours:
         return []
     votes = sources.graph.campaigns_of(
-        neighbours, now_ms=sources.now_ms, half_life_days=sources.model.half_life_days * 4, limit=CANDIDATES
+        neighbours, now_ms=sources.now_ms, half_life_days=sources.model.half_life_days * HISTORY_HALF_LIVES, limit=CANDIDATES
     )
     return [
         Candidate(vote.campaign_id, vote.score / np.sqrt(1 + sources.model.strength_of(vote.campaign_id)), {"users": vote.users})
@@ -91,6 +98,29 @@ def similar_conversations(context: Context, sources: Sources) -> list[Candidate]
             scores[campaign] += _sharpened(conversation.similarity) * strength
             counts[campaign] += strength > 0
     return [Candidate(campaign, score, {"conversations": counts[campaign]}) for campaign, score in scores.items() if score > 0]
+
+
+def weighted_history(context: Context, *, now_ms: int, half_life_days: float) -> dict[str, float]:
+    """Campaign id to how strongly the person is tied to it now, in (0, 1]; what was only shown or was refused is no tie."""
+    return {
+        engagement.campaign_id: engagement.weight * 0.5 ** (max(now_ms - engagement.last_at_ms, 0) / MS_PER_DAY / half_life_days)
+        for engagement in context.history
+        if engagement.weight > 0 and not engagement.counts.keys() <= NOT_THEIRS
+    }
+
+
+def related(context: Context, sources: Sources) -> list[Candidate]:
+    """What goes together with what the person engaged with."""
+    half_life_days = sources.model.half_life_days * HISTORY_HALF_LIVES
+    history = weighted_history(context, now_ms=sources.now_ms, half_life_days=half_life_days)
+    if not history or sources.generation is None:
+        return []
+    votes = sources.graph.related_campaigns(history, generation=sources.generation, limit=CANDIDATES)
+    return [
+        Candidate(vote.campaign_id, vote.score, {"because": vote.because, "support": vote.support})
+        for vote in votes
+        if vote.score > 0
+    ]
 
 
 def intents(context: Context, sources: Sources) -> list[Candidate]:
@@ -134,6 +164,7 @@ def engagement(context: Context, sources: Sources) -> list[Candidate]:
 CHANNELS: dict[str, Channel] = {
     "similar_conversations": similar_conversations,
     "similar_users": similar_users,
+    "related": related,
     "intents": intents,
     "content": content,
     "engagement": engagement,

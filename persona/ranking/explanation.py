@@ -5,6 +5,7 @@ from typing import Any
 
 from persona.ranking.fusion import Fused
 from persona.ranking.policy import Rule
+from persona.schemas import Campaign
 
 DIVERSITY = "diversity"
 
@@ -15,10 +16,13 @@ def evidence_of(fused: Fused, *, moved_down: int = 0) -> list[dict[str, Any]]:
     return [*fused.evidence, *moved]
 
 
-def reason_for(evidence: list[dict[str, Any]]) -> str:
-    """One sentence from the strongest evidence, with the second where there is one that says something."""
+def reason_for(evidence: list[dict[str, Any]], campaigns: Mapping[str, Campaign]) -> str:
+    """One sentence from the strongest evidence, with the second where there is one that says something.
+
+    Campaigns that the evidence names are called as in `campaigns`, by their id where they have no name.
+    """
     second = [part for part in evidence[1:2] if part.get("conversions") != 0 and part["channel"] != DIVERSITY]
-    sentences = [_sentence(part) for part in evidence[:1] + second]
+    sentences = [_sentence(part, campaigns) for part in evidence[:1] + second]
     return "; ".join([sentences[0], *(sentence[0].lower() + sentence[1:] for sentence in sentences[1:])]) + "."
 
 
@@ -27,12 +31,16 @@ def reason_against(rule: Rule) -> str:
     return f"Not offered: {rule.sentence}."
 
 
-def _sentence(part: Mapping[str, Any]) -> str:
+def _sentence(part: Mapping[str, Any], campaigns: Mapping[str, Campaign]) -> str:
     match part["channel"]:
         case "similar_users":
             return f"People with similar conversations engaged with this ({_count(part['users'], 'person', 'people')})"
         case "similar_conversations":
             return f"Similar conversations led to this ({_count(part['conversations'], 'conversation', 'conversations')})"
+        case "related":
+            known = campaigns.get(part["because"])
+            name = known.name if known and known.name else part["because"]
+            return f"It goes together with “{name}” ({_count(part['support'], 'person', 'people')} engaged with both)"
         case "intents":
             times = "once" if part["messages"] == 1 else f"{part['messages']} times"
             return f"It answers the intent “{part['intent'].replace('_', ' ')}”, expressed {times}"

@@ -7,14 +7,16 @@ from datetime import date
 from pydantic import BaseModel
 
 from persona.projections.engagements import EVENT_WEIGHTS
+from persona.ranking.relations import RelationsSummary
 from persona.schemas import DayBucket, Event
 
 PRIOR_WEIGHTS: dict[str, float] = {
-    "similar_conversations": 0.30,
-    "similar_users": 0.15,
-    "intents": 0.30,
-    "content": 0.10,
-    "engagement": 0.15,
+    "similar_conversations": 0.27,
+    "similar_users": 0.135,
+    "related": 0.10,
+    "intents": 0.27,
+    "content": 0.09,
+    "engagement": 0.135,
 }
 """How much each channel counts before there is data to tune on."""
 HALF_LIFE_DAYS = 7.0
@@ -57,6 +59,8 @@ class RankingModel(BaseModel):
     """Of everything the model was fitted on: the same data, the same model."""
     figures: dict[str, dict[str, Figures]]
     """By channel (empty: any), then campaign."""
+    relations: RelationsSummary = RelationsSummary()
+    """What was learned of which campaigns go together; the relations themselves are kept apart, by the fingerprint."""
 
     @property
     def overall(self) -> Mapping[str, Figures]:

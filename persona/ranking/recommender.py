@@ -143,14 +143,16 @@ class Ranking:
     def offers(self) -> Iterator[Recommendation]:
         """What may be offered, best first, each made when it is asked for."""
         for rank, item in enumerate(self._placed(), 1):
-            yield _offer(item, rank)
+            yield _offer(item, rank, self.snapshot.campaigns)
 
     def offer_of(self, campaign_id: str) -> Recommendation | None:
         """The same, for one campaign alone; None where it is not offered."""
         if self.rule_against(campaign_id):  # asked of one campaign, not of all that stand above it
             return None
         places = enumerate(self._placed(), 1)
-        return next((_offer(item, rank) for rank, item in places if item.fused.campaign_id == campaign_id), None)
+        return next(
+            (_offer(item, rank, self.snapshot.campaigns) for rank, item in places if item.fused.campaign_id == campaign_id), None
+        )
 
     def rule_against(self, campaign_id: str) -> Rule | None:
         """The first rule that keeps this campaign of the snapshot from this person."""
@@ -205,7 +207,7 @@ class Recommender:
             rank=offer.rank if offer else None,
             ranking_score=proposal.score if proposal else None,
             rule=rule.value if rule else None,
-            reason=reason_against(rule) if rule else reason_for(evidence),
+            reason=reason_against(rule) if rule else reason_for(evidence, snapshot.campaigns),
             evidence=degraded.unless(lambda: trail.traced(user_id, with_figures), nowhere),
             history=degraded.unless(lambda: trail.history(user_id, campaign_id), unknown),
             generation=snapshot.generation,
@@ -265,6 +267,7 @@ class Recommender:
             model=snapshot.model,
             now_ms=round(as_of.timestamp() * 1000) if as_of else 0,
             channel=query.channel,
+            generation=snapshot.generation,
         )
         proposals: dict[str, Sequence[Candidate]] = {
             name: degraded.unless(lambda channel=channel: channel(context, sources), [])  # type: ignore[misc]
@@ -302,12 +305,12 @@ def _answer(ranking: Ranking, k: int) -> Answer:
     )
 
 
-def _offer(item: Placed, rank: int) -> Recommendation:
+def _offer(item: Placed, rank: int, campaigns: Mapping[str, Campaign]) -> Recommendation:
     evidence = evidence_of(item.fused, moved_down=item.moved_down)
     return Recommendation(
         campaign_id=item.fused.campaign_id,
         ranking_score=item.fused.score,
-        reason=reason_for(evidence),
+        reason=reason_for(evidence, campaigns),
         rank=rank,
         evidence=evidence,
     )

@@ -3,7 +3,7 @@
 A projection of MongoDB: every write can be repeated, the whole graph rebuilt. Weights and counts are computed elsewhere.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, Self, TypeVar
 
@@ -21,7 +21,7 @@ from neo4j import (
 from neo4j.exceptions import AuthError, ConstraintError, DriverError, Neo4jError
 
 from persona.errors import PersonaError, StoreRefused, StoreUnavailable
-from persona.schemas import Campaign, Engagement, Event, ExpressedIntent, NeighbourVote
+from persona.schemas import Campaign, Engagement, Event, ExpressedIntent, NeighbourVote, RelatedVote, Relation
 from persona.stores._chunks import chunks
 from persona.stores.fencing import lease_lost
 
@@ -94,6 +94,43 @@ MATCH (intent:Intent {intent: row.intent})
 MERGE (user)-[expressed:EXPRESSED]->(intent)
 SET expressed = row.properties
 RETURN count(*) AS n
+"""
+
+# Two generations may relate the same campaigns; each has a relationship of its own.
+MERGE_RELATED = """
+UNWIND $rows AS row
+MATCH (campaign:Campaign {campaign_id: row.campaign_id})
+MATCH (other:Campaign {campaign_id: row.related_id})
+MERGE (campaign)-[related:RELATED {generation: row.generation}]->(other)
+SET related.weight = row.weight, related.support = row.support, related.run_id = row.run_id
+RETURN count(*) AS n
+"""
+
+FORGET_RELATED = """
+MATCH (:Campaign)-[related:RELATED]->(:Campaign)
+WHERE NOT related.generation IN $rows
+WITH related LIMIT $batch
+DELETE related
+RETURN count(*) AS n
+"""
+
+COUNT_RELATED = """
+MATCH (:Campaign)-[related:RELATED]->(:Campaign)
+WHERE related.generation = $generation
+RETURN count(related) AS n
+"""
+
+RELATED_CAMPAIGNS = """
+UNWIND $history AS past
+MATCH (:Campaign {campaign_id: past.campaign_id})-[related:RELATED]->(campaign:Campaign)
+WHERE related.generation = $generation
+WITH campaign.campaign_id AS campaign_id, past.campaign_id AS because, past.weight * related.weight AS pull,
+     related.support AS support
+ORDER BY pull DESC, because
+WITH campaign_id, sum(pull) AS score, collect(because) AS becauses, collect(support) AS supports
+RETURN campaign_id, score, becauses[0] AS because, supports[0] AS support
+ORDER BY score DESC, campaign_id
+LIMIT $limit
 """
 
 CAMPAIGNS_OF = """
@@ -327,6 +364,45 @@ class Graph:
         for step in CLEAR_STEPS:
             while self._write((step, [])):
                 pass
+
+    # -- what goes together -----------------------------------------------------------------------------------------------
+
+    def upsert_relations(self, relations: Sequence[Relation], *, generation: str, run_id: str) -> int:
+        """Write each pair of campaigns once for the generation; return how many relationships were written."""
+        written = 0
+        for part in chunks(relations, BATCH):
+            rows = [
+                {
+                    "campaign_id": each.campaign_id, "related_id": each.related_id, "weight": float(each.weight),
+                    "support": each.support, "generation": generation, "run_id": run_id,
+                }
+                for each in part
+            ]  # fmt: skip
+            ends = [campaign for each in part for campaign in (each.campaign_id, each.related_id)]
+            written += self._write((MERGE_RELATED, rows), ends=((MERGE_CAMPAIGNS, ends),))
+        return written
+
+    def forget_relations(self, *, but: Collection[str]) -> None:
+        """Remove the relations of every other generation."""
+        while self._write((FORGET_RELATED, sorted(but))):
+            pass
+
+    def count_relations(self, generation: str) -> int:
+        """How many relations the generation has."""
+        return int(self._read(COUNT_RELATED, generation=generation)[0]["n"])
+
+    def related_campaigns(self, history: Mapping[str, float], *, generation: str, limit: int) -> list[RelatedVote]:
+        """What goes together with the campaigns of a history, best first; `history` maps campaign id to weight.
+
+        A campaign's score is the sum of weight x the relation's weight; a generation that the graph does not hold has none.
+        """
+        records = self._read(
+            RELATED_CAMPAIGNS,
+            history=[{"campaign_id": campaign_id, "weight": float(weight)} for campaign_id, weight in history.items()],
+            generation=generation,
+            limit=limit,
+        )
+        return [RelatedVote(record["campaign_id"], record["score"], record["because"], record["support"]) for record in records]
 
     # -- retrieving -----------------------------------------------------------------------------------------------------
 

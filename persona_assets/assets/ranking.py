@@ -7,6 +7,7 @@ import dagster as dg
 from persona.pipeline.draining import Pipeline
 from persona.pipeline.stages import CODE_VERSIONS
 from persona.ranking import publication
+from persona.stores.graph import Graph
 from persona.stores.warehouse import Warehouse
 from persona_assets import plots
 from persona_assets.assets.intake import drop_folder
@@ -31,12 +32,15 @@ OWNERS = ["team:marketing"]
 def ranking_model(
     context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline], warehouse: dg.ResourceParam[Warehouse]
 ) -> dg.MaterializeResult[None]:
-    """Weights of the channels and how well each campaign does, fitted on the warehouse's day buckets."""
+    """Weights of the channels, how well each campaign does and which go together, fitted on the warehouse."""
     fitted = publication.fit_candidate(pipeline, warehouse, run_id=context.run.run_id)
+    relations = fitted.model.relations
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": len(fitted.model.overall),
             "facts": fitted.model.facts,
+            "related_campaigns": relations.relations,
+            "related_campaigns_left_out": relations.left_out or "no",
             "top_campaigns": plots.top_campaigns(fitted.model),
         },
         data_version=dg.DataVersion(fitted.model.fingerprint),
@@ -47,13 +51,15 @@ def ranking_model(
 @dg.asset(
     group_name="ranking",
     deps=[ranking_model, drop_folder],
-    kinds={"python", "mongodb"},
+    kinds={"python", "mongodb", "neo4j"},
     owners=OWNERS,
     code_version=CODE_VERSIONS["generation"],
 )
-def generation(context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult[None]:
+def generation(
+    context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline], graph: dg.ResourceParam[Graph]
+) -> dg.MaterializeResult[None]:
     """The ranking model in service. A candidate that is not better is not published, and the run succeeds all the same."""
-    published = publication.publish_candidate(pipeline, run_id=context.run.run_id)
+    published = publication.publish_candidate(pipeline, graph, run_id=context.run.run_id)
     return dg.MaterializeResult(
         metadata={
             "published": published.decision.publish,

@@ -66,6 +66,7 @@ def test_a_run_applies_everything_a_second_changes_nothing_and_a_third_what_is_n
     assert world.metadata("raw_conversations")["dagster/row_count"] == records
     assert records == sum(entry["counts"]["accepted"] for entry in ledger(world.settings).values() if entry["kind"] == "drop")
     assert not [entry["name"] for entry in ledger(world.settings).values() if entry["pending"]]
+    assert world.metadata("ranking_model")["related_campaigns_left_out"] == "no"
     assert held["milvus:users"] and held["neo4j:relationships"] and held["warehouse:engagement_by_day"]
     assert not rows(world, "SELECT * FROM anomalies")
 

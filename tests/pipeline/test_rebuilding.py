@@ -15,14 +15,16 @@ import pytest
 from persona.errors import Busy, LeaseLost
 from persona.intake.catalogs import load_folder
 from persona.pipeline import rebuilding, sinks
+from persona.pipeline.audit import compare_stores
 from persona.pipeline.draining import Batch
 from persona.pipeline.rebuilding import REBUILDABLE, Rebuilt, rebuild
+from persona.ranking.publication import fit_candidate, publish_candidate
 from persona.ranking.recommender import Query, Recommender, load_snapshot
-from persona.schemas import Answer, Campaign, Engagement, ExpressedIntent, Fact, UserProfile
+from persona.schemas import Answer, Campaign, Engagement, ExpressedIntent, Fact, Relation, UserProfile
 from persona.stores.documents import Documents
 from persona.stores.documents.embeddings import Embeddings
 from persona.stores.documents.ledger import Ledger
-from tests.pipeline.conftest import ENCODER, INTENTS, USERS, World, history, parts
+from tests.pipeline.conftest import CAMPAIGNS, ENCODER, INTENTS, USERS, World, history, parts
 from tests.worlds import HashingEncoder
 
 pytestmark = pytest.mark.slow
@@ -144,6 +146,25 @@ def test_what_was_amiss_is_put_right(asset: str, new_world: Callable[[], World])
     if asset == "intents":
         assert world.pipeline.documents.database["labels"].count_documents({"intent": "forgotten"}) == 0
     nothing_is_left_over(world)
+
+
+def test_relations_in_force_are_in_the_graph_again_and_no_others(new_world: Callable[[], World]) -> None:
+    world = grown(new_world(), history())
+    documents, graph = world.pipeline.documents, world.graph
+    fit_candidate(world.pipeline, world.pipeline.warehouse, run_id="learning")
+    generation = publish_candidate(world.pipeline, graph, run_id="r").in_force or ""
+    asked = dict.fromkeys(CAMPAIGNS, 1.0)
+    right = graph.related_campaigns(asked, generation=generation, limit=10)
+    assert right
+    graph.clear()
+    graph.upsert_relations([Relation("c_0", "c_1", 1.0, 9)], generation="g_of_a_truth_that_is_gone", run_id="r")
+    assert [each.what for each in compare_stores(documents, world.vectors, graph, world.pipeline.warehouse) if not each.agrees] == [
+        "users", "engaged pairs", "related campaigns",
+    ]  # fmt: skip
+    compute_anew(world, "neo4j_graph")
+    assert graph.related_campaigns(asked, generation=generation, limit=10) == right
+    assert graph.count_relations("g_of_a_truth_that_is_gone") == 0
+    world.agrees_with_the_truth()
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from persona.privacy import erasure
 from persona.privacy.erasure import erase, is_complete
 from persona.privacy.holdings import export
 from persona.privacy.scrub import scrub
+from persona.ranking import publication
 from persona.schemas import Fact, UserProfile
 from tests.privacy.conftest import VERA, Place, drops, said
 
@@ -46,6 +47,19 @@ def test_the_person_is_gone_and_the_proof_says_where_not(place: Place) -> None:
     ]
     assert VERA not in json.dumps(proof, default=str, ensure_ascii=False)
     place.world.agrees_with_the_truth()
+
+
+def test_what_goes_together_stops_counting_the_person_at_the_next_fit(place: Place) -> None:
+    def support() -> set[int]:
+        publication.fit_candidate(place.pipeline, place.pipeline.warehouse, run_id="r")
+        generation = publication.publish_candidate(place.pipeline, place.world.graph, run_id="r").in_force or ""
+        votes = place.world.graph.related_campaigns({"c_0": 1.0, "c_1": 1.0, "c_2": 1.0}, generation=generation, limit=10)
+        assert {vote.campaign_id for vote in votes} == {"c_0", "c_1", "c_2"}
+        return {vote.support for vote in votes}
+
+    assert support() == {4}
+    erase(VERA, place.settings, place.world.stores, run_id="e")
+    assert support() == {3}
 
 
 def test_every_record_stays_accounted_for(place: Place) -> None:

@@ -111,5 +111,12 @@ def test_the_first_model_is_published_and_then_only_what_rests_on_other_data() -
     assert all(reasons)
 
 
+def test_what_was_rolled_back_is_not_published_again_by_itself() -> None:
+    first, second, third = (fitted(bucket("a", "click", n), fingerprint=str(n)) for n in (1, 2, 3))
+    refused = decide(second, first, withdrawn={"2"})
+    assert not refused.publish and "rolled back" in refused.reason
+    assert decide(third, first, withdrawn={"2"}).publish
+
+
 def test_a_generations_id_is_its_time() -> None:
     assert generation_id(datetime(2026, 1, 2, 3, 4, 5, 6789, tzinfo=UTC)) == "g_20260102T030405006Z"

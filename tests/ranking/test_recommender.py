@@ -19,6 +19,7 @@ from persona.schemas import (
     Engagement,
     ExpressedIntent,
     NeighbourVote,
+    RelatedVote,
     SimilarConversation,
     Vector,
 )
@@ -76,6 +77,10 @@ class World:
     ) -> list[NeighbourVote]:
         return self.of("neo4j", [NeighbourVote("c_5", 1.0, 1)])
 
+    def related_campaigns(self, history: Mapping[str, float], *, generation: str, limit: int) -> list[RelatedVote]:
+        because = max(history, key=lambda campaign: history[campaign])
+        return self.of("neo4j", [RelatedVote("c_2", 1.0, because, 4)] if generation == "g_1" else [])
+
     def decisions_of(self, user_id: str, *, impressions_since: datetime) -> list[dict[str, Any]]:
         return self.of("mongodb", [decision for decision in self.decisions if decision["timestamp"] >= impressions_since])
 
@@ -116,6 +121,26 @@ def test_every_channel_has_its_part_and_the_answer_says_what_it_rests_on() -> No
     assert scores == sorted(scores, reverse=True)
     assert [item.rank for item in answer.recommendations] == [1, 2, 3, 4, 5, 6]
     assert all(item.reason.endswith(".") for item in answer.recommendations)
+
+
+def test_what_goes_together_with_the_history_counts_by_the_generation_and_is_called_by_its_name() -> None:
+    world = World(history=[engagement("c_1", click=1)])
+    named = replace(SNAPSHOT, campaigns={**CAMPAIGNS, "c_1": Campaign(campaign_id="c_1", name="By the sea")})
+    [offer] = [item for item in ask(world, snapshot=named).recommendations if item.campaign_id == "c_2"]
+    [part] = [part for part in offer.evidence if part["channel"] == "related"]
+    assert (part["because"], part["support"]) == ("c_1", 4)
+    assert "goes together with “By the sea” (4 people engaged with both)" in offer.reason
+    assert "related" not in channels(ask(world, snapshot=replace(named, generation="g_2")))
+
+
+def test_a_channel_more_changes_nothing_for_people_without_a_history() -> None:
+    before = {"similar_conversations": 0.30, "similar_users": 0.15, "intents": 0.30, "content": 0.10, "engagement": 0.15}
+    formerly = replace(SNAPSHOT, model=MODEL.model_copy(update={"weights": before}))
+    for user in ("u_1", "u_9"):
+        now, then = ask(World(), user), ask(World(), user, snapshot=formerly)
+        assert [(item.campaign_id, pytest.approx(item.ranking_score)) for item in now.recommendations] == [
+            (item.campaign_id, item.ranking_score) for item in then.recommendations
+        ]
 
 
 def test_someone_unknown_is_offered_what_does_well_now() -> None:

@@ -21,6 +21,7 @@ from persona.schemas import (
     Engagement,
     ExpressedIntent,
     NeighbourVote,
+    RelatedVote,
     SimilarConversation,
     Vector,
 )
@@ -105,6 +106,10 @@ class FakeGraph(FakeStore):
     def interested_in(self, campaign_id: str, *, limit: int) -> list[str]:
         self.answer()
         return ["u_1", "u_3"]
+
+    def related_campaigns(self, history: Mapping[str, float], *, generation: str, limit: int) -> list[RelatedVote]:
+        self.answer()
+        return []
 
 
 @dataclass

@@ -10,7 +10,7 @@ import pytest
 from pymongo.client_session import ClientSession
 
 from persona.errors import EmbeddingMismatch, StoreRefused, StoreUnavailable
-from persona.schemas import Event, Reason
+from persona.schemas import Event, Reason, Relation
 from persona.settings import Settings
 from persona.stores.documents import Documents, open_documents
 from persona.stores.documents.embeddings import text_hash
@@ -435,6 +435,61 @@ def test_one_generation_is_in_force_and_a_candidate_serves_nobody(documents: Doc
     generations.publish("g_1", {"weights": [1.5]})
     generations.publish("g_2", {"weights": [2.5]})
     assert generations.in_force() == ("g_2", {"weights": [2.5]})
+
+
+def test_rolling_back_undoes_what_was_put_in_force_last_as_often_as_there_is_something_before(documents: Documents) -> None:
+    generations = documents.generations
+    assert generations.former() is None
+    for number in range(1, 5):
+        generations.publish(f"g_{number}", {"fingerprint": f"f_{number}"}, reason=f"reason {number}")
+    generations.put_in_force("g_2")
+    assert (generations.in_force_id(), generations.former()) == ("g_2", "g_4")
+    steps = []
+    while generations.former():
+        generations.roll_back()
+        steps.append(generations.in_force_id())
+    assert steps == ["g_4", "g_3", "g_1"]
+    assert generations.withdrawn() == {"f_2", "f_3", "f_4"}
+    generations.put_in_force("g_3")
+    assert generations.withdrawn() == {"f_2", "f_4"}
+    assert [(each.id, each.reason, each.withdrawn) for each in generations.all()] == [
+        ("g_4", "reason 4", True), ("g_3", "reason 3", False), ("g_2", "reason 2", True), ("g_1", "reason 1", False),
+    ]  # fmt: skip
+
+
+def test_old_generations_are_forgotten_and_never_the_one_that_serves(documents: Documents) -> None:
+    generations = documents.generations
+    for number in range(1, 6):
+        generations.publish(f"g_{number}", {"fingerprint": f"f_{number}"})
+    generations.put_in_force("g_1")
+    generations.put_candidate({"fingerprint": "f_6"})
+    generations.forget_old(keep=2)
+    assert [each.id for each in generations.all()] == ["g_5", "g_4", "g_1"]
+    assert generations.fingerprints() == {"f_6", "f_5", "f_4", "f_1"}
+    generations.roll_back()
+    generations.roll_back()
+    assert (generations.in_force_id(), generations.former()) == ("g_4", None)
+
+
+def test_why_a_candidate_was_refused_is_forgotten_with_it(documents: Documents) -> None:
+    generations = documents.generations
+    assert generations.refusal() is None
+    generations.put_candidate({"fingerprint": "f_1"})
+    generations.refuse_candidate("it loses")
+    assert generations.refusal() == "it loses"
+    generations.put_candidate({"fingerprint": "f_2"})
+    assert generations.refusal() is None
+
+
+def test_relations_are_kept_by_model(documents: Documents) -> None:
+    theirs = [Relation("a", "b", 0.5, 9), Relation("a", "c", 0.25, 3), Relation("b", "a", 0.75, 9)]
+    for _ in range(2):
+        documents.relations.put("f_1", theirs, run_id="r_1")
+    documents.relations.put("f_2", theirs[2:], run_id="r_2")
+    assert list(documents.relations.of("f_1")) == [("r_1", theirs[:2]), ("r_1", theirs[2:])]
+    assert [documents.relations.count(each) for each in ("f_1", "f_2", "f_3")] == [3, 1, 0]
+    documents.relations.keep_only({"f_2", "f_3"})
+    assert [documents.relations.count(each) for each in ("f_1", "f_2")] == [0, 1]
 
 
 def test_databases_do_not_see_each_other(new_documents: Callable[[], Documents]) -> None:

@@ -9,7 +9,8 @@ import pytest
 from neo4j import GraphDatabase
 
 from persona.errors import StoreRefused, StoreUnavailable
-from persona.schemas import Campaign, Engagement, ExpressedIntent
+from persona.ranking.relations import related_votes
+from persona.schemas import Campaign, Engagement, ExpressedIntent, Relation
 from persona.settings import Settings
 from persona.stores.graph import Graph, open_graph
 from tests.stores.conftest import NAUGHTY_IDS
@@ -212,3 +213,52 @@ def test_people_campaigns_and_lone_intents_can_be_removed_with_what_ties_them(gr
     assert graph.delete_lone_intents() == 1
     assert graph.campaign_ids() == ["c_2"]
     assert [graph.count(what) for what in ("User", "Campaign", "Intent", "ENGAGED", "ADDRESSES")] == [28, 1, 1, 0, 1]
+
+
+# -- what goes together -------------------------------------------------------------------------------------------------
+
+
+def relations(seed: int, *, campaigns: int = 30, each: int = 6) -> list[Relation]:
+    drawn = random.Random(seed)
+    return [
+        Relation(f"c_{one}", f"c_{other}", drawn.uniform(0.01, 0.5), drawn.randint(2, 90))
+        for one in range(campaigns)
+        for other in drawn.sample([number for number in range(campaigns) if number != one], each)
+    ]
+
+
+def test_related_campaigns_are_what_the_relations_say_whatever_other_generations_hold(graph: Graph) -> None:
+    learned = {"g_1": relations(1), "g_2": relations(2)}
+    for _ in range(2):  # twice is once
+        for generation, those in learned.items():
+            assert graph.upsert_relations(those, generation=generation, run_id="r") == 180
+    drawn = random.Random(3)
+    history = {f"c_{number}": drawn.uniform(0.1, 1) for number in range(12)} | {"no such": 1.0}
+    for generation, those in learned.items():
+        assert graph.count_relations(generation) == 180
+        of_campaign: dict[str, list[Relation]] = {}
+        for one in those:
+            of_campaign.setdefault(one.campaign_id, []).append(one)
+        expected = related_votes(of_campaign, history, limit=10)
+        found = graph.related_campaigns(history, generation=generation, limit=10)
+        assert [replace(vote, score=0) for vote in found] == [replace(vote, score=0) for vote in expected]
+        assert [vote.score for vote in found] == pytest.approx([vote.score for vote in expected])
+        assert found == graph.related_campaigns(dict(reversed(history.items())), generation=generation, limit=10)
+    assert graph.related_campaigns(history, generation="g_3", limit=10) == []
+    assert graph.related_campaigns({}, generation="g_1", limit=10) == []
+
+
+def test_relations_of_other_generations_are_forgotten_with_any_id(graph: Graph) -> None:
+    pairs = [Relation(one, other, 0.5, 2) for one, other in zip(NAUGHTY_IDS, reversed(NAUGHTY_IDS), strict=True) if one != other]
+    for generation in ("g_1", "g_2", "g_3"):
+        graph.upsert_relations(pairs, generation=generation, run_id="r")
+    graph.forget_relations(but=["g_1", "g_3"])
+    assert [graph.count_relations(generation) for generation in ("g_1", "g_2", "g_3")] == [len(pairs), 0, len(pairs)]
+    vote, *_ = graph.related_campaigns({pairs[0].campaign_id: 1.0}, generation="g_3", limit=5)
+    assert (vote.campaign_id, vote.because, vote.support) == (pairs[0].related_id, pairs[0].campaign_id, 2)
+    graph.upsert_relations([replace(pairs[0], weight=0.1)], generation="g_3", run_id="r")  # a new state of a pair
+    assert graph.related_campaigns({pairs[0].campaign_id: 1.0}, generation="g_3", limit=5)[0].score == pytest.approx(0.1)
+    graph.delete_campaigns([pairs[0].campaign_id])
+    assert graph.related_campaigns({pairs[0].campaign_id: 1.0}, generation="g_3", limit=5) == []
+    graph.clear()
+    assert graph.count("Campaign") == 0

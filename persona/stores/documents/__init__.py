@@ -22,6 +22,7 @@ from persona.stores.documents.ledger import Ledger
 from persona.stores.documents.quarantine import Quarantine
 from persona.stores.documents.rebuilds import Rebuilds
 from persona.stores.documents.records import Records
+from persona.stores.documents.relations import Relations
 from persona.stores.documents.tombstones import Tombstones
 
 T = TypeVar("T")
@@ -39,6 +40,7 @@ class Documents:
     quarantine: Quarantine
     catalog: Catalog
     generations: Generations
+    relations: Relations
     leases: Leases
     rebuilds: Rebuilds
     backups: Backups
@@ -88,6 +90,7 @@ def open_documents(url: str, database: str, *, timeout_seconds: float) -> Iterat
             documents.records.ensure_indexes()
             documents.ledger.ensure_indexes()
             documents.quarantine.ensure_indexes()
+            documents.relations.ensure_indexes()
         yield documents
     finally:
         client.close()
@@ -106,6 +109,7 @@ def documents_in(client: MongoClient[dict[str, Any]], database: str) -> Document
         quarantine=Quarantine(db),
         catalog=Catalog(db),
         generations=Generations(db),
+        relations=Relations(db),
         leases=Leases(db),
         rebuilds=Rebuilds(db),
         backups=Backups(db),
