@@ -16,7 +16,7 @@ from serving.guard import DEADLINE_SECONDS, Guard
 log = structlog.get_logger(__name__)
 
 REFRESH_SECONDS = 1.0
-CATCH_UP_SECONDS = 2.0
+CATCH_UP_SECONDS = 1.0
 """How long the first answers after a catalog has changed wait to hear of it: longer than for a store, which costs only its channel."""
 
 

@@ -64,9 +64,8 @@ def fit_candidate(pipeline: Pipeline, warehouse: Warehouse, *, run_id: str) -> F
     """Fit on everything the projections hold; nothing is written when that is what the last candidate was fitted on."""
     ledger, generations = pipeline.documents.ledger, pipeline.documents.generations
     with pipeline.recorded(run_id, "ranking_model") as count, pipeline.lease(run_id, "ranking_model") as lease:
-        facts = (
-            warehouse.fact_count()
-        )  # part of the fingerprint: an erasure takes facts away and leaves the ledger's drops as they are
+        # part of the fingerprint: an erasure takes facts away and leaves the ledger's drops as they are
+        facts = warehouse.fact_count()
         inputs = [ledger.fingerprint(projection) for projection in PROJECTIONS] + [str(facts), CODE_VERSIONS["ranking_model"]]
         fingerprint = hashlib.sha256("\n".join(inputs).encode()).hexdigest()[:16]
         stored = generations.candidate()
@@ -98,6 +97,7 @@ def publish_candidate(pipeline: Pipeline, graph: Graph, *, run_id: str) -> Publi
         name = in_force[0] if in_force else None
         if decision.publish:
             name = _publish(pipeline, graph, lease, candidate, decision.reason)
+            pipeline.announce(run_id)
             count(1)
         elif serving is None or candidate.fingerprint != serving.fingerprint:  # what serves is no refused candidate
             lease.check()
@@ -192,6 +192,7 @@ def _forget_relations(pipeline: Pipeline, lease: Lease) -> None:
 def _by_hand(pipeline: Pipeline, run_id: str, verb: str) -> Iterator[Lease]:
     with pipeline.recorded(run_id, f"generations {verb}") as count, pipeline.lease(run_id, f"generations {verb}") as lease:
         yield lease
+        pipeline.announce(run_id)
         count(1)
 
 

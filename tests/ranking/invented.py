@@ -22,6 +22,7 @@ from persona.schemas import (
     ExpressedIntent,
     FrequencyCap,
     NeighbourVote,
+    RelatedVote,
     SimilarConversation,
     Vector,
     Why,
@@ -144,6 +145,11 @@ class World:
         self._up("neo4j")
         campaigns = {record["campaign_id"] for person in neighbours for record in self.history(person)}
         return [NeighbourVote(campaign, 0.5, len(neighbours)) for campaign in sorted(campaigns)]
+
+    def related_campaigns(self, history: Mapping[str, float], *, generation: str, limit: int) -> list[RelatedVote]:
+        self._up("neo4j")
+        others = sorted(self.campaigns.keys() - history)
+        return [RelatedVote(campaign, 1 / (1 + place), min(history), 2) for place, campaign in enumerate(others)]
 
     def history(self, user_id: str) -> list[dict[str, Any]]:
         return [record for record in self.records_of[user_id] if "campaign_id" in record]
