@@ -81,7 +81,7 @@ def _for_texts(
             raise InvalidInput(f'{file}, line {number}: not {{"id", "texts": […]}}') from None
         vectors = encoder.encode(texts)
         found = [guess.intent for guess in classifier.classify(vectors) if guess]
-        yield {"id": asked.get("id"), **recommender.for_texts(vectors, found, query, snapshot).model_dump(mode="json")}
+        yield {"id": asked.get("id"), **recommender.for_texts(texts, vectors, found, query, snapshot).model_dump(mode="json")}
 
 
 def _write(answers: Iterator[dict[str, Any]], output: Path | None, progress: Any) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from bisect import bisect_right
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 import structlog
 
@@ -71,7 +72,8 @@ class Snapshots:
             if self.current is not None and await self._documents.ask(_marks) == self.current.marks:
                 return
             # A large catalog takes longer than one question may.
-            self.current = await self._documents.ask(_load, deadline=self._patience)
+            before = self.current.snapshot if self.current else None
+            self.current = await self._documents.ask(partial(_load, before=before), deadline=self._patience)
             snapshot = self.current.snapshot
             log.info(
                 "snapshot loaded",
@@ -93,8 +95,8 @@ def _marks(documents: Documents) -> Marks:
     )
 
 
-def _load(documents: Documents) -> Current:
+def _load(documents: Documents, *, before: Snapshot | None) -> Current:
     collections = documents.embeddings.collections_in_use()
-    snapshot = load_snapshot(documents)
+    snapshot = load_snapshot(documents, before=before)
     times = (time for campaign in snapshot.campaigns.values() for time in (campaign.starts_at, campaign.ends_at))
     return Current(snapshot, tuple(sorted(time for time in times if time is not None)), collections)

@@ -16,6 +16,7 @@ from persona.schemas import Campaign, NeighbourVote, SimilarConversation, Vector
 
 NEIGHBOURS = 100
 CANDIDATES = 300
+MS_PER_DAY = 86_400_000
 SHARPNESS = 4
 """Similarities are raised to this power, so that near neighbours outweigh many far ones."""
 
@@ -93,6 +94,19 @@ def similar_conversations(context: Context, sources: Sources) -> list[Candidate]
     return [Candidate(campaign, score, {"conversations": counts[campaign]}) for campaign, score in scores.items() if score > 0]
 
 
+def mentions(context: Context, sources: Sources) -> list[Candidate]:
+    """Campaigns that the person's messages name, by how often and how lately."""
+    half_life_ms = sources.model.half_life_days * MS_PER_DAY
+    return [
+        Candidate(
+            mention.campaign_id,
+            mention.count * 0.5 ** (max(sources.now_ms - mention.last_at_ms, 0) / half_life_ms),
+            {"messages": mention.count, **({"message_id": mention.last_message_id} if mention.last_message_id else {})},
+        )
+        for mention in context.mentioned.values()
+    ]
+
+
 def intents(context: Context, sources: Sources) -> list[Candidate]:
     """Campaigns that address what the person said they want, by how often they said it."""
     total = sum(context.intents[intent].count for intent in context.intents)
@@ -134,6 +148,7 @@ def engagement(context: Context, sources: Sources) -> list[Candidate]:
 CHANNELS: dict[str, Channel] = {
     "similar_conversations": similar_conversations,
     "similar_users": similar_users,
+    "mentions": mentions,
     "intents": intents,
     "content": content,
     "engagement": engagement,

@@ -12,7 +12,8 @@ from persona.schemas import DayBucket, Event
 PRIOR_WEIGHTS: dict[str, float] = {
     "similar_conversations": 0.30,
     "similar_users": 0.15,
-    "intents": 0.30,
+    "mentions": 0.05,
+    "intents": 0.25,
     "content": 0.10,
     "engagement": 0.15,
 }

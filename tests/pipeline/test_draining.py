@@ -108,7 +108,7 @@ def test_reapplying_all_hands_each_stage_the_catalogs_that_concern_it(pipeline: 
         kinds[stage] = {entry.catalog or entry.kind for entry in outcome.entries}
     both = {"campaigns", "drop"}
     assert kinds == {
-        "embeddings": both, "intents": {"drop"}, "milvus_collection": both, "neo4j_graph": both, "engagement_metrics": {"drop"},
+        "embeddings": both, "intents": both, "milvus_collection": both, "neo4j_graph": both, "engagement_metrics": {"drop"},
     }  # fmt: skip
     pipeline.documents.ledger.reopen(["engagement_metrics"])
     assert pending(pipeline, "engagement_metrics") == [drop]

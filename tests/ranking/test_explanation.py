@@ -19,6 +19,8 @@ from persona.ranking.explanation import reason_for
             "It answers the intent “family holidays”, expressed once.",
         ),
         ({"channel": "intents", "intent": "running", "messages": 3}, "It answers the intent “running”, expressed 3 times."),
+        ({"channel": "mentions", "messages": 1, "message_id": "m_1"}, "You mentioned it once."),
+        ({"channel": "mentions", "messages": 3}, "You mentioned it 3 times."),
         ({"channel": "content", "similarity": 0.416}, "Its description is close to what was said (similarity 0.42)."),
         ({"channel": "engagement", "conversions": 1}, "It does well with everyone now (1 conversion)."),
         ({"channel": "engagement", "conversions": 7}, "It does well with everyone now (7 conversions)."),

@@ -20,6 +20,7 @@ from persona.schemas import (
     DayBucket,
     Engagement,
     ExpressedIntent,
+    Mention,
     NeighbourVote,
     SimilarConversation,
     Vector,
@@ -92,6 +93,10 @@ class FakeGraph(FakeStore):
         return []
 
     def intents_of(self, user_id: str) -> list[ExpressedIntent]:
+        self.answer()
+        return []
+
+    def mentions_of(self, user_id: str) -> list[Mention]:
         self.answer()
         return []
 
