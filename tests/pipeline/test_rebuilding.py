@@ -312,7 +312,7 @@ def test_a_drain_that_slept_before_its_end_neither_swaps_collections_nor_says_wh
     assert embeddings.label_version() == labels
     world.pipeline.documents.database["leases"].delete_many({})
     rebuild("embeddings", world.pipeline, world.stores, ENCODER, run_id="r")
-    world.drain("embeddings")
+    world.drain("embeddings", "intents")
     with monkeypatch.context() as patch:
         overtake(world, Batch, "leaves_pending", patch)
         with pytest.raises(LeaseLost):

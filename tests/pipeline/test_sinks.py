@@ -68,7 +68,6 @@ def test_in_any_order_with_repeats_crashes_and_everything_twice(
     monkeypatch.setattr(sinks, "TEXTS", 3)
     for stage, store, verb in (
         ("embeddings", world.pipeline.documents.embeddings, "put"),
-        ("intents", world.pipeline.documents.embeddings, "put_mentions"),
         ("intents", world.pipeline.documents.embeddings, "put_labels"),
         ("milvus_collection", world.vectors, "upsert_users"),
         ("neo4j_graph", world.graph, "replace_expressed"),
