@@ -70,11 +70,11 @@ class NameFinder:
             return ()
         said = _Said(plain)
         found: set[str] = set()
-        reached = 0
+        first, counted, reached = 0, 0, 0
         for pattern, start, end in sorted(matches, key=lambda match: (match[1], -match[2])):
             if start < reached:
                 continue
-            first = encoded.count("<", 0, start)
+            first, counted = first + encoded.count("<", counted, start), start
             called = self._called[pattern]
             if meant := [spelling for spelling in called if said.means(spelling, first)]:
                 found.update(*(called[spelling] for spelling in _closest(meant)))

@@ -15,7 +15,9 @@ def _sentence(part: Mapping[str, Any]) -> str:
         case "similar_users":
             return f"People with similar conversations engaged with this ({_count(part['users'], 'person', 'people')})"
         case "similar_conversations":
-            return f"Similar conversations led to this ({_count(part['conversations'], 'conversation', 'conversations')})"
+            return (
+                f"Similar conversations named or led to this ({_count(part['conversations'], 'conversation', 'conversations')})"
+            )
         case "intents":
             return f"It answers the intent “{part['intent'].replace('_', ' ')}”, expressed {_times(part['messages'])}"
         case "mentions":

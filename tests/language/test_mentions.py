@@ -45,6 +45,7 @@ def found(text: str, *names: str) -> list[str]:
         ("300 (2006)", "I saw “300” twice"),
         ("It (2017)", "It (2017) was good"),
         ("sneakers", "do you have sneakers?"),
+        ("Frozen", "日本語 über ﬁlme: wir sahen “Up” und Frozen gestern"),
     ],
 )
 def test_a_name_is_found_however_it_is_written(name: str, text: str) -> None:

@@ -12,8 +12,14 @@ from persona.ranking.explanation import reason_for
     [
         ({"channel": "similar_users", "users": 1}, "People with similar conversations engaged with this (1 person)."),
         ({"channel": "similar_users", "users": 12}, "People with similar conversations engaged with this (12 people)."),
-        ({"channel": "similar_conversations", "conversations": 1}, "Similar conversations led to this (1 conversation)."),
-        ({"channel": "similar_conversations", "conversations": 2}, "Similar conversations led to this (2 conversations)."),
+        (
+            {"channel": "similar_conversations", "conversations": 1},
+            "Similar conversations named or led to this (1 conversation).",
+        ),
+        (
+            {"channel": "similar_conversations", "conversations": 2},
+            "Similar conversations named or led to this (2 conversations).",
+        ),
         (
             {"channel": "intents", "intent": "family_holidays", "messages": 1},
             "It answers the intent “family holidays”, expressed once.",
