@@ -46,6 +46,7 @@ lock: $(INSTALLED) ## pin the newest versions that fit together
 bench: $(INSTALLED) ## the pipeline's speed beside its bounds
 	$(BIN)/python -m benchmarks.pipeline
 	$(BIN)/python -m benchmarks.intake
+	$(BIN)/python -m benchmarks.mentions
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -158,6 +158,17 @@ class ExpressedIntent:
 
 
 @dataclass(frozen=True, slots=True)
+class Mention:
+    """How often and when last a person's messages named a campaign."""
+
+    campaign_id: str
+    count: int
+    """Messages that name it."""
+    last_at_ms: int
+    last_message_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class UserProfile:
     """A person's recency-weighted mean vector over their newest messages."""
 

@@ -66,7 +66,8 @@ def _for_texts(file: Path, settings: Settings, here: Answering, query: Query) ->
             raise InvalidInput(f'{file}, line {number}: not {{"id", "texts": […]}}') from None
         vectors = encoder.encode(texts)
         found = [guess.intent for guess in classifier.classify(vectors) if guess]
-        yield {"id": asked.get("id"), **here.recommender.for_texts(vectors, found, query, here.snapshot).model_dump(mode="json")}
+        answer = here.recommender.for_texts(texts, vectors, found, query, here.snapshot)
+        yield {"id": asked.get("id"), **answer.model_dump(mode="json")}
 
 
 def _write(answers: Iterator[dict[str, Any]], output: Path | None, progress: Any) -> None:

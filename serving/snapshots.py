@@ -5,6 +5,7 @@ from bisect import bisect_right
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 import structlog
 
@@ -95,7 +96,8 @@ class Snapshots:
             patience = DEADLINE_SECONDS if epoch is None else CATCH_UP_SECONDS
             if self.current is None or await self._documents.ask(_marks, deadline=patience) != self.current.marks:
                 # A large catalog takes longer than one question may.
-                self.current = await self._documents.ask(_load, deadline=self._patience)
+                before = self.current.snapshot if self.current else None
+                self.current = await self._documents.ask(partial(_load, before=before), deadline=self._patience)
                 _log_loaded(self.current.snapshot)
             self._seen = epoch or self._seen
 
@@ -121,8 +123,8 @@ def _marks(documents: Documents) -> Marks:
     )
 
 
-def _load(documents: Documents) -> Current:
+def _load(documents: Documents, *, before: Snapshot | None) -> Current:
     collections = documents.embeddings.collections_in_use()
-    snapshot = load_snapshot(documents)
+    snapshot = load_snapshot(documents, before=before)
     times = (time for campaign in snapshot.campaigns.values() for time in (campaign.starts_at, campaign.ends_at))
     return Current(snapshot, tuple(sorted(time for time in times if time is not None)), collections)

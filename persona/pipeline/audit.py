@@ -33,6 +33,7 @@ def compare_stores(documents: Documents, vectors: VectorStore, graph: Graph, war
         Comparison("users", "neo4j_graph", records.count_users(), graph.count("User")),
         Comparison("engaged pairs", "neo4j_graph", records.count_pairs(), graph.count("ENGAGED")),
         Comparison("related campaigns", "neo4j_graph", documents.relations.count(fingerprint), graph.count_relations(generation)),
+        Comparison("mentioned campaigns", "neo4j_graph", records.count_mentions(), graph.count("MENTIONED")),
         Comparison("facts", "engagement_metrics", records.count_engagements(), warehouse.fact_count()),
         Comparison(
             "events in day buckets",

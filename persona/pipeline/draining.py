@@ -151,9 +151,11 @@ class Pipeline:
     ) -> Outcome:
         """Let `apply` work on everything pending for the stage, then mark it applied; the run's history gets a row either way.
 
-        With `drops`, only these; with `reapply`, these (or all) even if they were applied. Raises `NotFound` for an unknown drop.
+        Pending is also what an older version of the stage's code applied. With `drops`, only these; with `reapply`, these (or all)
+        even if they were applied. Raises `NotFound` for an unknown drop.
         """
         with self.recorded(run_id, stage) as count, self.lease(run_id, stage) as held:
+            self.documents.ledger.reopen_outdated(stage, code_version=CODE_VERSIONS[stage])
             batch = Batch(
                 stage, run_id, self._entries(stage, drops, reapply), held, self.documents, partial(self.progress, stage)
             )

@@ -221,6 +221,41 @@ def _embeddings(rebuild: _Rebuild) -> None:
 
 
 def _intents(rebuild: _Rebuild) -> None:
+    with rebuild.first_turn():
+        pass
+    _mentions(rebuild)
+    _labels(rebuild)
+    rebuild.asset = "neo4j_graph"  # where both go
+    _neo4j_graph(rebuild)
+
+
+def _mentions(rebuild: _Rebuild) -> None:
+    """Find them all anew; what was made of others waits to be made again."""
+    documents, stored = rebuild.documents, rebuild.documents.embeddings
+    version, outdated, done = "", list[str](), 0
+
+    def step(lease: Lease) -> bool:
+        nonlocal version, outdated, done
+        finder = sinks.finder_of(documents)
+        if version != finder.version:
+            version, outdated, done = finder.version, sinks.drops_that_name_others(documents, lease, finder), 0
+        if done == len(outdated):
+            return False
+        sinks.let_wait_for_mentions(documents, outdated)  # in each turn: in the pause before, some may have been applied
+        sinks.find_mentions_in(documents, lease, finder, [outdated[done]])
+        done += 1
+        rebuild.progress("intents: drops whose mentions were amiss", done)
+        return True
+
+    def last(lease: Lease) -> None:
+        for stray in stored.stray_mentions():
+            rebuild.removed += lease.transaction(partial(stored.forget_mentions, stray))
+        lease.transaction(lambda session: stored.set_mention_version(version, session=session))
+
+    rebuild.in_turns(step, last)
+
+
+def _labels(rebuild: _Rebuild) -> None:
     documents, threshold = rebuild.documents, rebuild.pipeline.settings.intent_threshold
     reached, version = "", ""
 
@@ -247,11 +282,7 @@ def _intents(rebuild: _Rebuild) -> None:
             lease.transaction(lambda session: stored.set_label_version(named, session=session))
         rebuild.end(lease)
 
-    with rebuild.first_turn():
-        pass
     rebuild.in_turns(step, last)
-    rebuild.asset = "neo4j_graph"  # where the labels go
-    _neo4j_graph(rebuild)
 
 
 def _milvus_collection(rebuild: _Rebuild) -> None:

@@ -4,7 +4,7 @@ The computing is in `projections` and `language`, the queries are in `stores`; h
 """
 
 import time
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -17,11 +17,12 @@ from pymongo.client_session import ClientSession
 
 from persona.language import intents
 from persona.language.encoder import Encoder
+from persona.language.mentions import NameFinder
 from persona.pipeline.draining import Batch
 from persona.pipeline.lease import Lease
 from persona.pipeline.reading import read_ahead
 from persona.projections.conversations import conversations_of, profile_of
-from persona.projections.engagements import engagement_of, expressed_intents, fact_of
+from persona.projections.engagements import engagement_of, expressed_intents, fact_of, mentions_of
 from persona.schemas import Conversation, IntentDefinition, UserProfile, Vector, Vectors
 from persona.stores.documents import Documents
 from persona.stores.documents.embeddings import text_hash
@@ -35,6 +36,8 @@ READERS_LEAVE_SECONDS = 5.0
 """Serving looks every second which collections are in use; then the questions that are under way have to end."""
 FACTS = 10_000
 CAMPAIGNS = 50
+MADE_OF_MENTIONS = ("milvus_collection", "neo4j_graph", "cache")
+"""What is to be computed anew where other campaigns are found in a text."""
 
 
 def embed(batch: Batch, encoder: Encoder) -> None:
@@ -63,6 +66,24 @@ def embed(batch: Batch, encoder: Encoder) -> None:
 
 
 def label(batch: Batch, *, threshold: float) -> None:
+    """Find what the texts of the batch mean: which campaigns they name, and which intent they show."""
+    _find_mentions(batch)
+    _infer_intents(batch, threshold=threshold)
+
+
+def _find_mentions(batch: Batch) -> None:
+    """Find the campaigns that the texts of the batch name; those of every accepted drop where the catalog's names have changed."""
+    stored, finder = batch.documents.embeddings, finder_of(batch.documents)
+    drops = batch.drops
+    if changed := stored.mention_version() != finder.version:
+        drops = drops_that_name_others(batch.documents, batch.lease, finder)
+        let_wait_for_mentions(batch.documents, drops)
+    find_mentions_in(batch.documents, batch.lease, finder, drops)
+    if changed:
+        batch.lease.transaction(lambda session: stored.set_mention_version(finder.version, session=session))
+
+
+def _infer_intents(batch: Batch, *, threshold: float) -> None:
     """Infer the intent of every text of the batch from its vector; of every stored text where the catalog or the method changed."""
     stored = batch.documents.embeddings
     labeller = labeller_of(batch.documents, threshold=threshold)
@@ -102,7 +123,7 @@ def index_vectors(batch: Batch, vectors: VectorStore) -> None:
 
 
 def link(batch: Batch, graph: Graph) -> None:
-    """Bring users, engagements, expressed intents and campaigns in the graph up to the truth."""
+    """Bring users, engagements, mentions, expressed intents and campaigns in the graph up to the truth."""
     graph = graph.fenced(batch.lease.token)
     documents = batch.documents
     known: set[str] = set()
@@ -166,6 +187,48 @@ def labeller_of(documents: Documents, *, threshold: float) -> Labeller | None:
     return Labeller(intents.version(definitions, model[0], threshold), classifier)
 
 
+def finder_of(documents: Documents) -> NameFinder:
+    """What finds the names of the catalog in force."""
+    return NameFinder(documents.catalog.campaigns())
+
+
+def find_mentions_in(documents: Documents, lease: Lease, finder: NameFinder, drops: Sequence[str]) -> None:
+    """Store which campaigns the texts of these drops name."""
+    texts = documents.records.texts_of(drops) if drops else iter(())
+    while chunk := dict(islice(texts, TEXTS)):
+        lease.check()
+        named = {key: finder.find(text) for key, text in chunk.items()}
+        lease.transaction(partial(documents.embeddings.put_mentions, named))
+
+
+def drops_that_name_others(documents: Documents, lease: Lease, finder: NameFinder) -> list[str]:
+    """The accepted drops with a text in which other campaigns are found than are stored.
+
+    Ask, and let them wait for what is made of mentions, before anything found is stored: a text may be in several drops, and whoever
+    is interrupted leaves none of them behind.
+    """
+    outdated: list[str] = []
+    for entry in documents.ledger.all_of("drop", states=["accepted"]):
+        lease.check()
+        if _names_others(documents, finder, entry.id):
+            outdated.append(entry.id)
+    return outdated
+
+
+def let_wait_for_mentions(documents: Documents, drops: Sequence[str]) -> None:
+    """Let what is made of mentions be made of these drops anew."""
+    documents.ledger.reopen(MADE_OF_MENTIONS, kinds=["drop"], entries=drops)
+
+
+def _names_others(documents: Documents, finder: NameFinder, drop: str) -> bool:
+    texts = documents.records.texts_of([drop])
+    while chunk := dict(islice(texts, TEXTS)):
+        stored = documents.embeddings.mentions(chunk)
+        if any(finder.find(text) != stored.get(key, ()) for key, text in chunk.items()):
+            return True
+    return False
+
+
 def index_users(documents: Documents, vectors: VectorStore, users: list[str]) -> int:
     """Make these users' profiles and conversations in Milvus what the truth says; return how many there are."""
     profiles: list[UserProfile] = []
@@ -175,13 +238,14 @@ def index_users(documents: Documents, vectors: VectorStore, users: list[str]) ->
     stored = documents.embeddings.get(
         {record["text_hash"] for _, history in histories for record in history if "text_hash" in record}
     )
+    named = documents.embeddings.mentions(stored)
     for user, everything in histories:
         # a drop that has come in but is not embedded yet brings its texts with its own turn
         history = [record for record in everything if "text_hash" not in record or record["text_hash"] in stored]
         profile = profile_of(user, history, stored)
         if profile:
             profiles.append(profile)
-            conversations += conversations_of(user, history, stored)
+            conversations += conversations_of(user, history, stored, named)
     vanished = vectors.conversation_ids_of(speakers) - {conversation.conversation_id for conversation in conversations}
     written = vectors.upsert_conversations(conversations) + vectors.upsert_users(profiles)
     if vanished:
@@ -214,13 +278,16 @@ def link_users(documents: Documents, graph: Graph, users: list[str], *, touched:
     pairs = records.folded_pairs(users)
     speakers = records.expressive_among(users)
     history = list(_histories(documents, speakers))
-    inferred = documents.embeddings.labels({record["text_hash"] for record in history if "text_hash" in record})
-    expressed = expressed_intents(history, inferred)
+    texts = {record["text_hash"] for record in history if "text_hash" in record}
+    expressed = expressed_intents(history, documents.embeddings.labels(texts))
+    whose = users if touched is None else speakers
     if touched is None:
         written = graph.replace_engagements(users, [engagement_of(pair) for pair in pairs])
-        return written + graph.replace_expressed(users, expressed)
-    due = [engagement_of(pair) for pair in pairs if (pair["_id"]["user_id"], pair["_id"]["campaign_id"]) in touched]
-    return graph.upsert_engagements(due) + graph.replace_expressed(speakers, expressed)
+    else:
+        due = [engagement_of(pair) for pair in pairs if (pair["_id"]["user_id"], pair["_id"]["campaign_id"]) in touched]
+        written = graph.upsert_engagements(due)
+    written += graph.replace_mentioned(mentions_of(whose, history, documents.embeddings.mentions(texts)))
+    return written + graph.replace_expressed(whose, expressed)
 
 
 def count_users(documents: Documents, warehouse: Warehouse, users: list[str]) -> int:

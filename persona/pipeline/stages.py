@@ -4,7 +4,7 @@ PROJECTIONS = ("milvus_collection", "neo4j_graph", "engagement_metrics")
 UPSTREAM: dict[str, tuple[str, ...]] = {
     "embeddings": (),
     "intents": ("embeddings",),
-    "milvus_collection": ("embeddings",),
+    "milvus_collection": ("embeddings", "intents"),
     "neo4j_graph": ("embeddings", "intents"),
     "engagement_metrics": ("embeddings", "intents"),
     "cache": ("embeddings", "intents", *PROJECTIONS),
@@ -13,7 +13,7 @@ UPSTREAM: dict[str, tuple[str, ...]] = {
 
 DROP_SINKS = tuple(UPSTREAM)
 CATALOG_SINKS = {
-    "campaigns": ("embeddings", "milvus_collection", "neo4j_graph"),
+    "campaigns": ("embeddings", "intents", "milvus_collection", "neo4j_graph"),
     "intents": ("embeddings", "intents", "neo4j_graph"),
     "users": (),
 }
@@ -26,15 +26,15 @@ CODE_VERSIONS = {
     "catalogs": "1",
     "raw_conversations": "1",
     "embeddings": "1",
-    "intents": "1",
-    "milvus_collection": "1",
-    "neo4j_graph": "1",
+    "intents": "2",
+    "milvus_collection": "2",
+    "neo4j_graph": "2",
     "engagement_metrics": "1",
     "cache": "1",
     "ranking_model": "2",
     "generation": "1",
 }
-"""Moves when what an asset computes from the same input changes."""
+"""Moves when what an asset computes from the same input changes: what an older version applied then waits for it again."""
 
 
 def downstream(sink: str) -> tuple[str, ...]:

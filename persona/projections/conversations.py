@@ -1,4 +1,4 @@
-"""A user's history cut into conversations, each with a vector and what it led to; and the user's profile. Pure."""
+"""A user's history cut into conversations, each with a vector and what it named or led to; and the user's profile. Pure."""
 
 import hashlib
 from bisect import bisect_right
@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from persona.projections.engagements import EVENT_WEIGHTS
+from persona.projections.engagements import EVENT_WEIGHTS, MENTION_WEIGHT
 from persona.schemas import Conversation, Event, UserProfile, Vector
 
 SILENCE = timedelta(minutes=30)
@@ -31,13 +31,20 @@ class _Thread:
         return cast(datetime, self.messages[-1]["timestamp"])
 
 
-def conversations_of(user_id: str, history: Sequence[Mapping[str, Any]], vectors: Mapping[str, Vector]) -> list[Conversation]:
+def conversations_of(
+    user_id: str, history: Sequence[Mapping[str, Any]], vectors: Mapping[str, Vector], named: Mapping[str, Sequence[str]]
+) -> list[Conversation]:
     """The user's conversations; `history` is everything of the user, by time then id; `vectors` maps text hash to vector.
+
+    `named` maps text hash to the ids of the campaigns that the text names; texts that name none may be absent.
 
     Messages that share a conversation id are one conversation, the others are cut at silences. The id is a hash of the user and the
     first message, so that a late message that joins two conversations leaves one of the two ids.
     """
     threads = _threads(history)
+    for thread in threads:
+        for message in thread.messages:
+            thread.outcomes |= dict.fromkeys(named.get(message["text_hash"], ()), MENTION_WEIGHT)
     _attribute(threads, history)
     return [
         Conversation(
@@ -94,7 +101,7 @@ def _threads(history: Sequence[Mapping[str, Any]]) -> list[_Thread]:
 
 
 def _attribute(threads: Sequence[_Thread], history: Sequence[Mapping[str, Any]]) -> None:
-    """Give each record that names a campaign to the conversation it belongs to; the strongest event of a campaign counts."""
+    """Give each record about a campaign to the conversation it belongs to; the strongest event of a campaign counts."""
     named = {thread.first["conversation_id"]: thread for thread in threads if "conversation_id" in thread.first}
     starts, latest = _latest_by_start(threads)
     for record in history:

@@ -21,6 +21,8 @@ SHARPNESS = 4
 """Similarities are raised to this power, so that near neighbours outweigh many far ones."""
 HISTORY_HALF_LIVES = 4
 """What people engaged with tells of them for so many times as long as a campaign does well."""
+MENTION_WEIGHT = 0.5
+"""A campaign that was named once is half as strong a tie as one that was converted on."""
 MS_PER_DAY = 86_400_000
 
 
@@ -101,12 +103,25 @@ def similar_conversations(context: Context, sources: Sources) -> list[Candidate]
 
 
 def weighted_history(context: Context, *, now_ms: int, half_life_days: float) -> dict[str, float]:
-    """Campaign id to how strongly the person is tied to it now, in (0, 1]; what was only shown or was refused is no tie."""
-    return {
-        engagement.campaign_id: engagement.weight * 0.5 ** (max(now_ms - engagement.last_at_ms, 0) / MS_PER_DAY / half_life_days)
-        for engagement in context.history
-        if engagement.weight > 0 and not engagement.counts.keys() <= NOT_THEIRS
+    """Campaign id to how strongly the person is tied to it now, in (0, 1], by what they did or named.
+
+    What was only shown to them, or what they refused, is no tie.
+    """
+
+    def decayed(weight: float, at_ms: int) -> float:
+        return weight * 0.5 ** (max(now_ms - at_ms, 0) / MS_PER_DAY / half_life_days)
+
+    history = {
+        mention.campaign_id: decayed(min(mention.count * MENTION_WEIGHT, 1.0), mention.last_at_ms)
+        for mention in context.mentioned.values()
     }
+    for engagement in context.history:
+        campaign, weight = engagement.campaign_id, decayed(engagement.weight, engagement.last_at_ms)
+        if engagement.weight <= 0:
+            history.pop(campaign, None)
+        elif not engagement.counts.keys() <= NOT_THEIRS:
+            history[campaign] = max(weight, history.get(campaign, 0.0))
+    return history
 
 
 def related(context: Context, sources: Sources) -> list[Candidate]:
@@ -117,9 +132,24 @@ def related(context: Context, sources: Sources) -> list[Candidate]:
         return []
     votes = sources.graph.related_campaigns(history, generation=sources.generation, limit=CANDIDATES)
     return [
-        Candidate(vote.campaign_id, vote.score, {"because": vote.because, "support": vote.support})
+        Candidate(
+            vote.campaign_id, vote.score, {"because": vote.because, "support": vote.support, **_named(vote.because, context)}
+        )
         for vote in votes
         if vote.score > 0
+    ]
+
+
+def mentions(context: Context, sources: Sources) -> list[Candidate]:
+    """Campaigns that the person's messages name, by how often and how lately."""
+    half_life_ms = sources.model.half_life_days * MS_PER_DAY
+    return [
+        Candidate(
+            mention.campaign_id,
+            mention.count * 0.5 ** (max(sources.now_ms - mention.last_at_ms, 0) / half_life_ms),
+            {"messages": mention.count, **_named(mention.campaign_id, context)},
+        )
+        for mention in context.mentioned.values()
     ]
 
 
@@ -165,6 +195,7 @@ CHANNELS: dict[str, Channel] = {
     "similar_conversations": similar_conversations,
     "similar_users": similar_users,
     "related": related,
+    "mentions": mentions,
     "intents": intents,
     "content": content,
     "engagement": engagement,
@@ -174,3 +205,9 @@ CHANNELS: dict[str, Channel] = {
 
 def _sharpened(similarity: float) -> float:
     return max(similarity, 0.0) ** SHARPNESS
+
+
+def _named(campaign_id: str, context: Context) -> dict[str, str]:
+    """The message in which the person last named the campaign; texts of nobody in particular have no id."""
+    mention = context.mentioned.get(campaign_id)
+    return {"message_id": mention.last_message_id} if mention and mention.last_message_id else {}

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from persona.schemas import Customer, Engagement, ExpressedIntent, Vector
+from persona.schemas import Customer, Engagement, ExpressedIntent, Mention, Vector
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,8 @@ class Context:
     user_id: str | None
     vector: Vector | None = None
     intents: Mapping[str, ExpressedIntent] = field(default_factory=dict)
+    mentioned: Mapping[str, Mention] = field(default_factory=dict)
+    """Campaigns that the messages name."""
     history: Sequence[Engagement] = ()
     customer: Customer | None = None
     decisions: Sequence[Decision] = ()

@@ -36,20 +36,27 @@ def _sentence(part: Mapping[str, Any], campaigns: Mapping[str, Campaign]) -> str
         case "similar_users":
             return f"People with similar conversations engaged with this ({_count(part['users'], 'person', 'people')})"
         case "similar_conversations":
-            return f"Similar conversations led to this ({_count(part['conversations'], 'conversation', 'conversations')})"
+            return (
+                f"Similar conversations named or led to this ({_count(part['conversations'], 'conversation', 'conversations')})"
+            )
         case "related":
             known = campaigns.get(part["because"])
             name = known.name if known and known.name else part["because"]
             return f"It goes together with “{name}” ({_count(part['support'], 'person', 'people')} engaged with both)"
         case "intents":
-            times = "once" if part["messages"] == 1 else f"{part['messages']} times"
-            return f"It answers the intent “{part['intent'].replace('_', ' ')}”, expressed {times}"
+            return f"It answers the intent “{part['intent'].replace('_', ' ')}”, expressed {_times(part['messages'])}"
+        case "mentions":
+            return f"You mentioned it {_times(part['messages'])}"
         case "content":
             return f"Its description is close to what was said (similarity {part['similarity']:.2f})"
         case "engagement" if part["conversions"]:
             return f"It does well with everyone now ({_count(part['conversions'], 'conversion', 'conversions')})"
         case _:
             return "Nothing speaks against it, and little is known yet"
+
+
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"{number} times"
 
 
 def _count(number: int, one: str, many: str) -> str:

@@ -14,9 +14,10 @@ PRIOR_WEIGHTS: dict[str, float] = {
     "similar_conversations": 0.27,
     "similar_users": 0.135,
     "related": 0.10,
-    "intents": 0.27,
+    "mentions": 0.05,
+    "intents": 0.25,
     "content": 0.09,
-    "engagement": 0.135,
+    "engagement": 0.105,
 }
 """How much each channel counts before there is data to tune on."""
 HALF_LIFE_DAYS = 7.0

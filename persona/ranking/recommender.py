@@ -1,5 +1,6 @@
 """The whole way from a question to an answer: context, channels, fusion, policy, explanation. A store that is down costs its channel."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -9,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from persona.errors import NotFound, StoreUnavailable
+from persona.language.mentions import NameFinder
 from persona.ranking.channels import (
     CHANNELS,
     Candidate,
@@ -31,6 +33,7 @@ from persona.schemas import (
     Engagement,
     Event,
     ExpressedIntent,
+    Mention,
     Recommendation,
     Vector,
     Vectors,
@@ -44,6 +47,8 @@ LONGEST_CAP = timedelta(days=365)
 NO_MODEL = fit([], facts=0, fingerprint="")
 """What ranks before the first generation is published: priors alone."""
 
+NO_NAMES = NameFinder([])
+
 
 class ProfileStore(VectorSearch, Protocol):
     """What a context needs of the vector store."""
@@ -56,6 +61,7 @@ class HistoryStore(GraphSearch, Protocol):
 
     def history_of(self, user_id: str) -> list[Engagement]: ...
     def intents_of(self, user_id: str) -> list[ExpressedIntent]: ...
+    def mentions_of(self, user_id: str) -> list[Mention]: ...
 
 
 class DecisionStore(Protocol):
@@ -82,6 +88,8 @@ class Snapshot:
     """The time of the newest accepted record: what decay counts from."""
     suppressed: frozenset[str] = frozenset()
     """Who is to be left alone, also while the truth does not answer."""
+    finder: NameFinder = NO_NAMES
+    """Finds the campaigns that a text names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +103,18 @@ class Query:
     """What was running, capped and consented then; None: now."""
 
 
-def load_snapshot(documents: Documents) -> Snapshot:
-    """The generation in force and the catalog as they are now."""
+def load_snapshot(documents: Documents, *, before: Snapshot | None = None) -> Snapshot:
+    """The generation in force and the catalog as they are now; what costs time is taken from the one `before` if it is the same."""
     in_force = documents.generations.in_force()
     version = documents.catalog.version()
+    campaigns = documents.catalog.campaigns()
     return Snapshot(
         generation=in_force[0] if in_force else None,
         model=RankingModel.model_validate(in_force[1]) if in_force else NO_MODEL,
         catalog_version=version,
-        campaigns={campaign.campaign_id: campaign for campaign in documents.catalog.campaigns()},
+        campaigns={campaign.campaign_id: campaign for campaign in campaigns},
         as_of=documents.records.newest_timestamp(),
+        finder=before.finder if before and before.catalog_version == version else NameFinder(campaigns),
         suppressed=documents.catalog.suppressed(),
     )
 
@@ -217,16 +227,24 @@ class Recommender:
             holdout=ranking.held_out,
         )
 
-    def for_texts(self, vectors: Vectors, intents: Sequence[str], query: Query, snapshot: Snapshot) -> Answer:
-        """What to offer someone who says this: `vectors` of shape (n, dimension), and the intents found in the texts."""
+    def for_texts(
+        self, texts: Sequence[str], vectors: Vectors, intents: Sequence[str], query: Query, snapshot: Snapshot
+    ) -> Answer:
+        """What to offer someone who says these n texts now: `vectors` of shape (n, dimension), and the intents found in the texts."""
         mean = np.mean(vectors, axis=0) if len(vectors) else np.zeros(0)
         norm = float(np.linalg.norm(mean))
         expressed = {
             intent: ExpressedIntent(user_id="", intent=intent, count=intents.count(intent), last_at_ms=0, last_message_id="")
             for intent in dict.fromkeys(intents)
         }
-        vector = (mean / norm).astype(np.float32) if norm else None
-        context = Context(user_id=None, vector=vector, intents=expressed)
+        named = Counter(campaign for text in texts for campaign in snapshot.finder.find(text))
+        now_ms = _now_ms(query, snapshot)
+        context = Context(
+            user_id=None,
+            vector=(mean / norm).astype(np.float32) if norm else None,
+            intents=expressed,
+            mentioned={campaign: Mention(campaign, count, now_ms, "") for campaign, count in named.items()},
+        )
         return _answer(self._ranking(context, query, snapshot, Degraded()), query.k)
 
     def ranking_for(self, user_id: str, query: Query, snapshot: Snapshot, degraded: "Degraded") -> Ranking:
@@ -238,10 +256,12 @@ class Recommender:
         customer: Customer | None = degraded.unless(lambda: self.customers.customer(user_id), in_snapshot)
         history: list[Engagement] = degraded.unless(lambda: self.graph.history_of(user_id), [])
         expressed: list[ExpressedIntent] = degraded.unless(lambda: self.graph.intents_of(user_id), [])
+        mentioned: list[Mention] = degraded.unless(lambda: self.graph.mentions_of(user_id), [])
         context = Context(
             user_id=user_id,
             vector=degraded.unless(lambda: self.vectors.user_vector(user_id), None),
             intents={intent.intent: intent for intent in expressed},
+            mentioned={mention.campaign_id: mention for mention in mentioned},
             history=history,
             customer=customer,
             decisions=degraded.unless(lambda: self._decisions(user_id, query), _decisions_in(history)),
@@ -259,13 +279,12 @@ class Recommender:
 
     def _ranking(self, context: Context, query: Query, snapshot: Snapshot, degraded: "Degraded") -> Ranking:
         held_out = context.user_id is not None and self.rules.holdout.has(context.user_id)
-        as_of = query.at or snapshot.as_of
         sources = Sources(
             vectors=self.vectors,
             graph=self.graph,
             campaigns=snapshot.campaigns,
             model=snapshot.model,
-            now_ms=round(as_of.timestamp() * 1000) if as_of else 0,
+            now_ms=_now_ms(query, snapshot),
             channel=query.channel,
             generation=snapshot.generation,
         )
@@ -288,7 +307,7 @@ class Recommender:
             held_out=held_out,
             diversity=Diversity() if held_out else self.rules.diversity,
             snapshot=snapshot,
-            as_of=as_of,
+            as_of=_as_of(query, snapshot),
             degraded=sorted(degraded.stores),
         )
 
@@ -321,6 +340,16 @@ def _figures_behind(part: Mapping[str, Any], model: RankingModel) -> dict[str, A
     if part["channel"] != CONTROL:
         return {}
     return {"half_life_days": model.half_life_days, "newest_day": model.newest_day}
+
+
+def _as_of(query: Query, snapshot: Snapshot) -> datetime | None:
+    """When it is, as far as decay is concerned."""
+    return query.at or snapshot.as_of
+
+
+def _now_ms(query: Query, snapshot: Snapshot) -> int:
+    as_of = _as_of(query, snapshot)
+    return round(as_of.timestamp() * 1000) if as_of else 0
 
 
 def _decisions_in(history: Sequence[Engagement]) -> list[Decision]:

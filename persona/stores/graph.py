@@ -1,4 +1,4 @@
-"""Who engaged with what, and who means what: people, campaigns and intents in Neo4j over Bolt.
+"""Who engaged with what, who named what, and who means what: people, campaigns and intents in Neo4j over Bolt.
 
 A projection of MongoDB: every write can be repeated, the whole graph rebuilt. Weights and counts are computed elsewhere.
 """
@@ -21,7 +21,7 @@ from neo4j import (
 from neo4j.exceptions import AuthError, ConstraintError, DriverError, Neo4jError
 
 from persona.errors import PersonaError, StoreRefused, StoreUnavailable
-from persona.schemas import Campaign, Engagement, Event, ExpressedIntent, NeighbourVote, RelatedVote, Relation
+from persona.schemas import Campaign, Engagement, Event, ExpressedIntent, Mention, NeighbourVote, RelatedVote, Relation
 from persona.stores._chunks import chunks
 from persona.stores.fencing import lease_lost
 
@@ -133,6 +133,23 @@ ORDER BY score DESC, campaign_id
 LIMIT $limit
 """
 
+FORGET_STALE_MENTIONED = """
+UNWIND $rows AS row
+MATCH (user:User {user_id: row.user_id})-[stale:MENTIONED]->(campaign:Campaign)
+WHERE NOT campaign.campaign_id IN row.campaign_ids
+DELETE stale
+RETURN count(*) AS n
+"""
+
+MERGE_MENTIONED = """
+UNWIND $rows AS row
+MATCH (user:User {user_id: row.user_id})
+MATCH (campaign:Campaign {campaign_id: row.campaign_id})
+MERGE (user)-[mentioned:MENTIONED]->(campaign)
+SET mentioned = row.properties
+RETURN count(*) AS n
+"""
+
 CAMPAIGNS_OF = """
 UNWIND $neighbours AS neighbour
 MATCH (user:User {user_id: neighbour.user_id})-[engaged:ENGAGED]->(campaign:Campaign)
@@ -155,6 +172,12 @@ INTENTS_OF = """
 MATCH (:User {user_id: $user_id})-[expressed:EXPRESSED]->(intent:Intent)
 RETURN intent.intent AS intent, properties(expressed) AS properties
 ORDER BY properties.last_at_ms DESC, intent
+"""
+
+MENTIONS_OF = """
+MATCH (:User {user_id: $user_id})-[mentioned:MENTIONED]->(campaign:Campaign)
+RETURN campaign.campaign_id AS campaign_id, properties(mentioned) AS properties
+ORDER BY properties.last_at_ms DESC, campaign_id
 """
 
 CAMPAIGNS_FOR_INTENTS = """
@@ -197,13 +220,14 @@ LIMIT $limit
 
 T = TypeVar("T")
 Tie = TypeVar("Tie", Engagement, ExpressedIntent)
-Countable = Literal["User", "Campaign", "Intent", "ENGAGED", "EXPRESSED", "ADDRESSES"]
+Countable = Literal["User", "Campaign", "Intent", "ENGAGED", "EXPRESSED", "MENTIONED", "ADDRESSES"]
 COUNTS: Mapping[Countable, str] = {
     "User": "MATCH (node:User) RETURN count(node) AS n",
     "Campaign": "MATCH (node:Campaign) RETURN count(node) AS n",
     "Intent": "MATCH (node:Intent) RETURN count(node) AS n",
     "ENGAGED": "MATCH (:User)-[tie:ENGAGED]->(:Campaign) RETURN count(tie) AS n",
     "EXPRESSED": "MATCH (:User)-[tie:EXPRESSED]->(:Intent) RETURN count(tie) AS n",
+    "MENTIONED": "MATCH (:User)-[tie:MENTIONED]->(:Campaign) RETURN count(tie) AS n",
     "ADDRESSES": "MATCH (:Campaign)-[tie:ADDRESSES]->(:Intent) RETURN count(tie) AS n",
 }
 
@@ -334,6 +358,21 @@ class Graph:
             written += self._write((FORGET_STALE_EXPRESSED, stale), _expressed_step(pairs), ends=ends)
         return written
 
+    def replace_mentioned(self, mentioned: Mapping[str, Sequence[Mention]]) -> int:
+        """Make `mentioned`, by user id, all that these people mention: each campaign once, anything else of theirs removed.
+
+        Return how many relationships were written.
+        """
+        written = 0
+        for part in chunks(sorted(mentioned), BATCH // 5):
+            rows = [_mentioned_row(user_id, mention) for user_id in part for mention in mentioned[user_id]]
+            stale = [
+                {"user_id": user_id, "campaign_ids": [mention.campaign_id for mention in mentioned[user_id]]} for user_id in part
+            ]
+            ends = (MERGE_USERS, [row["user_id"] for row in rows]), (MERGE_CAMPAIGNS, [row["campaign_id"] for row in rows])
+            written += self._write((FORGET_STALE_MENTIONED, stale), (MERGE_MENTIONED, rows), ends=ends)
+        return written
+
     def users_after(self, last: str, *, limit: int) -> list[str]:
         """The next `limit` people after this id, in the order the server gives ids."""
         return [record["user_id"] for record in self._read(USERS_AFTER, last=last, limit=limit)]
@@ -443,6 +482,13 @@ class Graph:
         return [
             ExpressedIntent(user_id=user_id, intent=record["intent"], **record["properties"])
             for record in self._read(INTENTS_OF, user_id=user_id)
+        ]
+
+    def mentions_of(self, user_id: str) -> list[Mention]:
+        """The campaigns that the person's messages name, newest first."""
+        return [
+            Mention(campaign_id=record["campaign_id"], **record["properties"])
+            for record in self._read(MENTIONS_OF, user_id=user_id)
         ]
 
     def campaigns_for_intents(self, intents: Iterable[str]) -> dict[str, list[str]]:
@@ -592,6 +638,14 @@ def _engagement_row(engagement: Engagement) -> dict[str, Any]:
             "last_at_ms": engagement.last_at_ms,
             "last_message_id": engagement.last_message_id,
         },
+    }
+
+
+def _mentioned_row(user_id: str, mention: Mention) -> dict[str, Any]:
+    return {
+        "user_id": user_id,
+        "campaign_id": mention.campaign_id,
+        "properties": {"count": mention.count, "last_at_ms": mention.last_at_ms, "last_message_id": mention.last_message_id},
     }
 
 

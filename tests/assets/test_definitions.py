@@ -76,7 +76,7 @@ def test_data_flows_in_one_way() -> None:
         "raw_conversations": set(),
         "embeddings": {"raw_conversations", "catalogs"},
         "intents": {"embeddings"},
-        "milvus_collection": {"embeddings"},
+        "milvus_collection": {"intents"},
         "neo4j_graph": {"intents"},
         "engagement_metrics": {"intents"},
         "ranking_model": {"milvus_collection", "neo4j_graph", "engagement_metrics"},

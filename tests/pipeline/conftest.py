@@ -45,6 +45,7 @@ def history(seed: int = 3, messages: int = 60) -> list[dict[str, Any]]:
         event = dice.choice(["message"] * 4 + ["impression", "click", "conversion", "dismiss", "reply"])
         if event == "message" or dice.random() < 0.2:
             record["message"] = f"{dice.choice(['about', 'please', 'hello'])} {dice.choice(INTENTS)} {number % 17}"
+            record["message"] += f", offer c {number % 3}?" * (number % 4 == 0)
         if event != "message":
             record |= {"event": event, "campaign_id": dice.choice(CAMPAIGNS), "value": dice.randrange(8) / 4}
         elif dice.random() < 0.3:
@@ -110,6 +111,7 @@ class World:
             "campaigns": [(key, round(cosine, 5)) for key, cosine in sorted(self.vectors.similar_campaigns(anywhere, limit=100))],
             "engagements": {user: sorted(map(_plain, self.graph.history_of(user))) for user in USERS},
             "expressed": {user: sorted(map(repr, self.graph.intents_of(user))) for user in USERS},
+            "mentioned": {user: sorted(map(repr, self.graph.mentions_of(user))) for user in USERS},
             "addressed": self.graph.campaigns_for_intents(INTENTS),
             "nodes": [self.graph.count(what) for what in ("User", "Campaign", "Intent", "ENGAGED")],
             "facts": self.pipeline.warehouse.fact_count(),

@@ -20,7 +20,7 @@ from persona.pipeline.draining import Batch
 from persona.pipeline.rebuilding import REBUILDABLE, Rebuilt, rebuild
 from persona.ranking.publication import fit_candidate, publish_candidate
 from persona.ranking.recommender import Query, Recommender, load_snapshot
-from persona.schemas import Answer, Campaign, Engagement, ExpressedIntent, Fact, Relation, UserProfile
+from persona.schemas import Answer, Campaign, Engagement, ExpressedIntent, Fact, Mention, Relation, UserProfile
 from persona.stores.documents import Documents
 from persona.stores.documents.embeddings import Embeddings
 from persona.stores.documents.ledger import Ledger
@@ -87,6 +87,7 @@ def put_amiss(world: World, asset: str) -> None:
     world.graph.upsert_engagements([tie, replace(tie, user_id=USERS[0]), replace(tie, user_id=USERS[1], campaign_id="c_0")])
     expressed = [*world.graph.intents_of(USERS[0]), ExpressedIntent(USERS[0], "forgotten", 1, 0, "m")]
     world.graph.replace_expressed(USERS[:1], expressed)
+    world.graph.replace_mentioned({USERS[0]: [Mention("c_3", 9, 0, "m")], USERS[1]: []})
     fact = Fact("strange", "d", "stranger", "c_0", "click", "email", None, 1.0, 0)
     world.pipeline.warehouse.insert_facts([fact])
     world.pipeline.warehouse.refresh_users(["stranger"])
@@ -94,15 +95,16 @@ def put_amiss(world: World, asset: str) -> None:
         embeddings = world.pipeline.documents.embeddings
         wrong = {key: ("forgotten", 1.0) for key, _ in embeddings.scan()}
         embeddings.put_labels({**wrong, "f" * 32: ("forgotten", 1.0)}, version=embeddings.label_version() or "")
+        embeddings.put_mentions({**dict.fromkeys(wrong, ("c_3",)), "f" * 32: ("c_3",)})
 
 
 def put_right(asset: str) -> list[str]:
     """What of `World.contents` an asset is to hold."""
     return {
-        "embeddings": ["profiles", "expressed"],
-        "intents": ["engagements", "expressed", "addressed", "nodes"],
+        "embeddings": ["profiles", "expressed", "mentioned"],
+        "intents": ["engagements", "expressed", "mentioned", "addressed", "nodes"],
         "milvus_collection": ["profiles", "conversations", "outcomes", "campaigns"],
-        "neo4j_graph": ["engagements", "addressed", "nodes"],
+        "neo4j_graph": ["engagements", "mentioned", "addressed", "nodes"],
         "engagement_metrics": ["facts", "days"],
     }[asset]
 
@@ -142,7 +144,9 @@ def test_what_was_amiss_is_put_right(asset: str, new_world: Callable[[], World])
     found = world.contents()
     assert {name: found[name] for name in put_right(asset)} == {name: right[name] for name in put_right(asset)}
     assert (done.asset, done.users, done.records > 0) == (asset, len(USERS), True)
-    assert done.removed == {"intents": 4, "neo4j_graph": 3}.get(asset, 0)  # the stranger, the campaign, the intent; a label
+    assert done.removed == {"intents": 5, "neo4j_graph": 3}.get(
+        asset, 0
+    )  # the stranger, the campaign, the intent; a label, a mention
     if asset == "intents":
         assert world.pipeline.documents.database["labels"].count_documents({"intent": "forgotten"}) == 0
     nothing_is_left_over(world)
@@ -329,7 +333,7 @@ def test_a_drain_that_slept_before_its_end_neither_swaps_collections_nor_says_wh
     assert embeddings.label_version() == labels
     world.pipeline.documents.database["leases"].delete_many({})
     rebuild("embeddings", world.pipeline, world.stores, ENCODER, run_id="r")
-    world.drain("embeddings")
+    world.drain("embeddings", "intents")
     with monkeypatch.context() as patch:
         overtake(world, Batch, "leaves_pending", patch)
         with pytest.raises(LeaseLost):

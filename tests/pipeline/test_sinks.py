@@ -37,6 +37,7 @@ def test_all_at_once(undisturbed: dict[str, Any]) -> None:
     assert undisturbed["facts"] > 20 and undisturbed["nodes"][0] == len(USERS)
     assert len(undisturbed["conversations"]) == len(undisturbed["outcomes"]) > 10
     assert {name for user in USERS for name in undisturbed["expressed"][user]}
+    assert sum(len(undisturbed["mentioned"][user]) for user in USERS) > 5
     assert undisturbed["addressed"]["refund"] == ["c_0", "c_3"]
 
 
@@ -114,7 +115,7 @@ def test_what_comes_in_between_two_stages_waits_for_its_own_turn(
     world.drain()
     world.agrees_with_the_truth()
     found = world.contents()
-    same = ("profiles", "conversations", "outcomes", "campaigns", "engagements", "facts", "days")
+    same = ("profiles", "conversations", "outcomes", "campaigns", "engagements", "mentioned", "facts", "days")
     assert {name: found[name] for name in same} == {name: undisturbed[name] for name in same}
 
 

@@ -11,13 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from persona.projections.conversations import PROFILE_MESSAGES, conversation_ids_of, conversations_of, profile_of
-from persona.projections.engagements import EVENT_WEIGHTS
+from persona.projections.engagements import EVENT_WEIGHTS, MENTION_WEIGHT
 from persona.schemas import Conversation, Event, Vector
 
 START = datetime(2025, 6, 1, tzinfo=UTC)
 NUMBERS = itertools.count()
 X, Y = np.array([1, 0], np.float32), np.array([0, 1], np.float32)
 VECTORS: dict[str, Vector] = {"x": X, "y": Y, "-x": -X, "xy": np.array([0.6, 0.8], np.float32)}
+
+NAMED = {"xy": ("c_1", "c_2")}
+"""What the texts name."""
 
 
 def said(minute: float, text: str = "x", **fields: Any) -> dict[str, Any]:
@@ -33,7 +36,7 @@ def ordered(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def conversations(*history: dict[str, Any]) -> list[Conversation]:
-    return conversations_of("u", ordered(history), VECTORS)
+    return conversations_of("u", ordered(history), VECTORS, NAMED)
 
 
 @pytest.mark.parametrize(("gap", "number"), [(0, 1), (29, 1), (29.99, 1), (30, 2), (31, 2), (10_000, 2)])
@@ -60,7 +63,7 @@ def test_a_given_id_holds_across_silence_and_keeps_others_apart() -> None:
 
 def test_conversations_of_two_people_never_share_an_id() -> None:
     history = [said(0, conversation_id="a")]
-    ids = [conversations_of(user, history, VECTORS)[0].conversation_id for user in ("u", "v")]
+    ids = [conversations_of(user, history, VECTORS, {})[0].conversation_id for user in ("u", "v")]
     assert len(set(ids)) == 2 and all(len(key) == 32 and int(key, 16) >= 0 for key in ids)
 
 
@@ -107,6 +110,14 @@ def test_a_message_that_names_a_campaign_is_an_outcome_and_the_strongest_event_c
     assert outcomes(said(0), happened(1, event="conversion", campaign_id="c"), happened(2, event="dismiss", campaign_id="c")) == [
         {"c": -1.0}
     ]
+
+
+def test_what_was_named_is_an_outcome_unless_an_event_says_more() -> None:
+    assert outcomes(said(0, "xy"), said(100, "x")) == [{"c_1": MENTION_WEIGHT, "c_2": MENTION_WEIGHT}, {}]
+    for event, strength in (("impression", MENTION_WEIGHT), ("reply", EVENT_WEIGHTS[Event.REPLY]), ("dismiss", -1.0)):
+        found = outcomes(said(0, "xy"), happened(1, event=event, campaign_id="c_1"))
+        assert found == [{"c_1": strength, "c_2": MENTION_WEIGHT}]
+    assert outcomes(happened(0, event="dismiss", campaign_id="c_1"), said(1, "xy"))[0]["c_1"] == MENTION_WEIGHT
 
 
 def test_a_profile_leans_to_what_was_said_last() -> None:

@@ -15,17 +15,19 @@ from persona.ranking.channels import (
     engagement,
     intents,
     related,
+    mentions,
     similar_conversations,
     similar_users,
     weighted_history,
 )
 from persona.ranking.context import Context
-from persona.ranking.model import RankingModel, fit
+from persona.ranking.model import HALF_LIFE_DAYS, RankingModel, fit
 from persona.schemas import (
     Campaign,
     DayBucket,
     Engagement,
     ExpressedIntent,
+    Mention,
     NeighbourVote,
     RelatedVote,
     SimilarConversation,
@@ -157,6 +159,21 @@ def test_intents_propose_what_addresses_them_by_how_often_they_were_expressed() 
     assert evidence["b"] == {"intent": "cancel", "messages": 1}
 
 
+def test_mentions_propose_what_was_named_by_how_often_and_how_lately() -> None:
+    week_ms = 7 * 86_400_000
+    named = {
+        "now": Mention("now", 1, NOW_MS, "m_1"),
+        "often": Mention("often", 4, NOW_MS, "m_2"),
+        "before": Mention("before", 4, NOW_MS - week_ms, "m_3"),
+        "later": Mention("later", 1, NOW_MS + week_ms, ""),
+    }
+    found = mentions(Context(user_id="u_1", mentioned=named), sources())
+    assert scores(found) == {"now": 1.0, "often": 4.0, "before": pytest.approx(4 * 0.5 ** (7 / HALF_LIFE_DAYS)), "later": 1.0}
+    evidence = {candidate.campaign_id: candidate.evidence for candidate in found}
+    assert evidence["often"] == {"messages": 4, "message_id": "m_2"} and evidence["later"] == {"messages": 1}
+    assert mentions(NOBODY, sources()) == []
+
+
 def test_content_proposes_campaigns_whose_words_are_near() -> None:
     found = content(SOMEONE, sources(Stores(near=[("a", 0.61234), ("b", 0.0), ("c", -0.3)])))
     assert [(candidate.campaign_id, candidate.evidence) for candidate in found] == [("a", {"similarity": 0.6123})]
@@ -187,8 +204,13 @@ def test_no_evidence_names_another_person() -> None:
         users=[("u_secret", 0.9)], conversations=[conversation(0.9, a=1.0)], near=[("a", 0.4)], votes=[NeighbourVote("a", 1.0, 1)],
         relations=[RelatedVote("a", 0.3, "b", 2)],
     )  # fmt: skip
-    wanted = {"buy": ExpressedIntent("u_1", "buy", 1, NOW_MS, "m_1")}
-    person = Context(user_id="u_1", vector=VECTOR, intents=wanted, history=[engaged("b")])
+    person = Context(
+        user_id="u_1",
+        vector=VECTOR,
+        intents={"buy": ExpressedIntent("u_1", "buy", 1, NOW_MS, "m_1")},
+        history=[engaged("b")],
+        mentioned={"a": Mention("a", 1, NOW_MS, "m_1")},
+    )
     found = {
         name: channel(person, sources(stores, fitted=model(a=1), a={"intents": ["buy"]})) for name, channel in CHANNELS.items()
     }

@@ -15,8 +15,14 @@ CAMPAIGNS = {"c_1": Campaign(campaign_id="c_1", name="By the sea"), "c_2": Campa
     [
         ({"channel": "similar_users", "users": 1}, "People with similar conversations engaged with this (1 person)."),
         ({"channel": "similar_users", "users": 12}, "People with similar conversations engaged with this (12 people)."),
-        ({"channel": "similar_conversations", "conversations": 1}, "Similar conversations led to this (1 conversation)."),
-        ({"channel": "similar_conversations", "conversations": 2}, "Similar conversations led to this (2 conversations)."),
+        (
+            {"channel": "similar_conversations", "conversations": 1},
+            "Similar conversations named or led to this (1 conversation).",
+        ),
+        (
+            {"channel": "similar_conversations", "conversations": 2},
+            "Similar conversations named or led to this (2 conversations).",
+        ),
         (
             {"channel": "related", "because": "c_1", "support": 12},
             "It goes together with “By the sea” (12 people engaged with both).",
@@ -28,6 +34,8 @@ CAMPAIGNS = {"c_1": Campaign(campaign_id="c_1", name="By the sea"), "c_2": Campa
             "It answers the intent “family holidays”, expressed once.",
         ),
         ({"channel": "intents", "intent": "running", "messages": 3}, "It answers the intent “running”, expressed 3 times."),
+        ({"channel": "mentions", "messages": 1, "message_id": "m_1"}, "You mentioned it once."),
+        ({"channel": "mentions", "messages": 3}, "You mentioned it 3 times."),
         ({"channel": "content", "similarity": 0.416}, "Its description is close to what was said (similarity 0.42)."),
         ({"channel": "engagement", "conversions": 1}, "It does well with everyone now (1 conversion)."),
         ({"channel": "engagement", "conversions": 7}, "It does well with everyone now (7 conversions)."),

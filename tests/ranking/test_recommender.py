@@ -1,6 +1,6 @@
 """Whole answers from stores of a few lines each: what is offered, and what a store that is down costs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from persona.errors import StoreUnavailable
+from persona.language.mentions import NameFinder
 from persona.ranking.model import fit
 from persona.ranking.recommender import NO_MODEL, Query, Recommender, Rules, Snapshot
 from persona.schemas import (
@@ -18,6 +19,7 @@ from persona.schemas import (
     DayBucket,
     Engagement,
     ExpressedIntent,
+    Mention,
     NeighbourVote,
     RelatedVote,
     SimilarConversation,
@@ -36,8 +38,13 @@ MODEL = fit(
     facts=99,
     fingerprint="f",
 )
-CAMPAIGNS = {f"c_{number}": Campaign(campaign_id=f"c_{number}", intents=["buy"] if number == 4 else []) for number in range(1, 7)}
-SNAPSHOT = Snapshot(generation="g_1", model=MODEL, catalog_version=1, campaigns=CAMPAIGNS, as_of=AT)
+CAMPAIGNS = {
+    f"c_{number}": Campaign(campaign_id=f"c_{number}", name=f"The Offer {number}", intents=["buy"] if number == 4 else [])
+    for number in range(1, 7)
+}
+SNAPSHOT = Snapshot(
+    generation="g_1", model=MODEL, catalog_version=1, campaigns=CAMPAIGNS, as_of=AT, finder=NameFinder(CAMPAIGNS.values())
+)
 
 
 @dataclass
@@ -47,6 +54,7 @@ class World:
     down: set[str] = field(default_factory=set)
     decisions: list[dict[str, Any]] = field(default_factory=list)
     history: list[Engagement] = field(default_factory=list)
+    mentioned: list[Mention] = field(default_factory=list)
     person: Customer | None = None
 
     def of(self, store: str, answer: T) -> T:
@@ -71,6 +79,9 @@ class World:
 
     def intents_of(self, user_id: str) -> list[ExpressedIntent]:
         return self.of("neo4j", [ExpressedIntent("u_1", "buy", 1, AT_MS, "m_1")] if user_id == "u_1" else [])
+
+    def mentions_of(self, user_id: str) -> list[Mention]:
+        return self.of("neo4j", self.mentioned if user_id == "u_1" else [])
 
     def campaigns_of(
         self, neighbours: Mapping[str, float], *, now_ms: int, half_life_days: float, limit: int
@@ -272,8 +283,9 @@ def test_an_error_that_is_no_outage_is_not_hidden() -> None:
         ask(Broken())
 
 
-def for_texts(world: World, vectors: np.ndarray, intents: list[str], **query: Any) -> Answer:
-    return world.recommender().for_texts(vectors.astype(np.float32), intents, Query(**{"k": 10, "at": AT, **query}), SNAPSHOT)
+def for_texts(world: World, vectors: np.ndarray, intents: list[str], texts: Sequence[str] = (), **query: Any) -> Answer:
+    asked = Query(**{"k": 10, "at": AT, **query})
+    return world.recommender().for_texts(texts, vectors.astype(np.float32), intents, asked, SNAPSHOT)
 
 
 def test_texts_are_answered_for_nobody_in_particular() -> None:
@@ -291,6 +303,24 @@ def test_texts_that_say_nothing_get_what_does_well_now(vectors: np.ndarray) -> N
     answer = for_texts(World(), vectors, [])
     assert offered(answer) == ["c_1", "c_2", "c_3", "c_4", "c_5", "c_6"]
     assert not answer.known_user
+
+
+def test_what_the_person_mentioned_is_offered_with_the_message_unless_a_rule_is_against_it() -> None:
+    world = World(
+        mentioned=[Mention("c_2", 3, AT_MS, "m_9"), Mention("c_1", 1, AT_MS, "m_8")], decisions=[decision("dismiss", "c_1")]
+    )
+    answer = ask(world)
+    assert "c_1" not in offered(answer)
+    [part] = [part for item in answer.recommendations for part in item.evidence if part["channel"] == "mentions"]
+    assert (part["messages"], part["message_id"]) == (3, "m_9")
+
+
+def test_what_the_texts_name_counts_as_mentioned_now() -> None:
+    answer = for_texts(World(), np.eye(2), [], ["the offer 5, please", "I mean the offer 5!"])
+    [item] = [item for item in answer.recommendations if any(part["channel"] == "mentions" for part in item.evidence)]
+    [part] = [part for part in item.evidence if part["channel"] == "mentions"]
+    assert item.campaign_id == "c_5"
+    assert (part["messages"], part["score"], "message_id" in part) == (2, 1.0, False)
 
 
 def test_the_same_question_has_the_same_answer() -> None:

@@ -20,6 +20,7 @@ from persona.schemas import (
     DayBucket,
     Engagement,
     ExpressedIntent,
+    Mention,
     NeighbourVote,
     RelatedVote,
     SimilarConversation,
@@ -94,6 +95,10 @@ class FakeGraph(FakeStore):
         return []
 
     def intents_of(self, user_id: str) -> list[ExpressedIntent]:
+        self.answer()
+        return []
+
+    def mentions_of(self, user_id: str) -> list[Mention]:
         self.answer()
         return []
 

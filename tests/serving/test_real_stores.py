@@ -27,6 +27,7 @@ from persona.schemas import (
     DayBucket,
     Engagement,
     ExpressedIntent,
+    Mention,
     UserProfile,
 )
 from persona.settings import Settings, StoreName
@@ -100,6 +101,7 @@ def seed(vectors: Any, graph: Any) -> None:
         ]
     )
     graph.replace_expressed(USERS, [ExpressedIntent(user, "buy", 2, NOW_MS, "m_1") for user in USERS])
+    graph.replace_mentioned({user: [Mention("c_1", 2, NOW_MS, "m_1")] for user in USERS})
 
 
 @pytest.fixture

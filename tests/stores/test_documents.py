@@ -281,8 +281,11 @@ def test_vectors_of_another_model_are_refused_until_all_are_forgotten(documents:
     stored.put(["a"], np.ones((1, 8), np.float32), model="m1")
     stored.put_labels({"a": ("i", 0.9)}, version="v1")
     stored.set_label_version("v1")
+    stored.put_mentions({"a": ["c"]})
+    stored.set_mention_version("n1")
     stored.forget_all()
     assert (stored.model(), stored.label_version(), stored.count(), stored.labels(["a"])) == (None, None, 0, {})
+    assert (stored.mention_version(), stored.mentions(["a"])) == (None, {})
     stored.agree_on("m2", 9)
 
 
@@ -294,6 +297,38 @@ def test_labels_are_kept_with_the_version_of_what_inferred_them(documents: Docum
     assert stored.labelled(["a"], version="v2") == set()
     stored.put_labels({"a": (None, 0.1)}, version="v2")
     assert stored.labels(["a"]) == {}
+
+
+def test_what_a_text_names_is_replaced_and_goes_with_the_text(documents: Documents) -> None:
+    stored = documents.embeddings
+    stored.put(["a"], np.zeros((1, 3), np.float32), model="m")
+    stored.put_mentions({"a": ["c_1", "c_2"], "b": ["c_1"], "c": []})
+    assert stored.mentions(["a", "b", "c", "d"]) == {"a": ("c_1", "c_2"), "b": ("c_1",)}
+    stored.put_mentions({"a": ["c_3"], "c": ["c_1"]})
+    assert stored.mentions(["a", "b", "c"]) == {"a": ("c_3",), "b": ("c_1",), "c": ("c_1",)}
+    stored.put_mentions({"c": []})
+    [stray] = stored.stray_mentions()
+    assert stray == ["b"] and stored.forget_mentions(stray) == 1
+    stored.remove(["a"])
+    assert documents.database["mentions"].count_documents({}) == 0
+
+
+def test_what_an_older_version_of_the_code_applied_waits_again(documents: Documents) -> None:
+    ledger = documents.ledger
+    drops = [f"{number:064x}" for number in range(3)]
+    ledger.claim_all([(drop, f"{drop}.json", 1) for drop in drops], run_id="r")
+
+    def work(session: Any) -> None:
+        for drop in drops:
+            ledger.accept(drop, counts=Counts(), sinks=["intents", "cache"], run_id="r", session=session)
+        ledger.mark("intents", drops[:1], run_id="r", token=1, code_version="1", session=session)
+        ledger.mark("intents", drops[1:2], run_id="r", token=1, code_version="2", session=session)
+
+    documents.transaction(work)
+    ledger.reopen_outdated("intents", code_version="2")
+    assert {entry.id for entry in ledger.pending("intents", upstream=())} == {drops[0], drops[2]}
+    ledger.reopen_outdated("embeddings", code_version="2")
+    assert ledger.pending("embeddings", upstream=()) == []
 
 
 def test_serving_reads_the_old_collections_until_their_successors_are_full(documents: Documents) -> None:

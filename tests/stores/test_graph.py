@@ -10,7 +10,7 @@ from neo4j import GraphDatabase
 
 from persona.errors import StoreRefused, StoreUnavailable
 from persona.ranking.relations import related_votes
-from persona.schemas import Campaign, Engagement, ExpressedIntent, Relation
+from persona.schemas import Campaign, Engagement, ExpressedIntent, Mention, Relation
 from persona.settings import Settings
 from persona.stores.graph import Graph, open_graph
 from tests.stores.conftest import NAUGHTY_IDS
@@ -26,15 +26,17 @@ def engagement(user: str, campaign: str, *, weight: float = 0.5, last_at_ms: int
 def test_writing_twice_is_writing_once(graph: Graph) -> None:
     pairs = [engagement(f"u_{n}", f"c_{n % 7}") for n in range(100)]
     wanted = [ExpressedIntent(f"u_{n}", f"intent {n % 3}", 1, NOW, "m") for n in range(50)]
+    named = {f"u_{n}": [Mention(f"c_{n % 7}", 1, NOW, "m")] for n in range(60)}
     campaigns = [Campaign(campaign_id=f"c_{n}", name=f"Offer {n}", intents=["intent 0", "intent 9"]) for n in range(7)]
     for _ in range(2):
         assert graph.upsert_users([f"u_{n}" for n in range(120)]) == 120
         assert graph.upsert_engagements(pairs) == 100
         assert graph.replace_expressed([f"u_{n}" for n in range(50)], wanted) == 50
+        assert graph.replace_mentioned(named) == 60
         assert graph.upsert_campaigns(campaigns) == 7
     assert {what: graph.count(what) for what in ("User", "Campaign", "Intent")} == {"User": 120, "Campaign": 7, "Intent": 4}
-    ties = {what: graph.count(what) for what in ("ENGAGED", "EXPRESSED", "ADDRESSES")}
-    assert ties == {"ENGAGED": 100, "EXPRESSED": 50, "ADDRESSES": 14}
+    ties = {what: graph.count(what) for what in ("ENGAGED", "EXPRESSED", "MENTIONED", "ADDRESSES")}
+    assert ties == {"ENGAGED": 100, "EXPRESSED": 50, "MENTIONED": 60, "ADDRESSES": 14}
 
 
 def test_what_is_written_comes_back(graph: Graph) -> None:
@@ -42,6 +44,9 @@ def test_what_is_written_comes_back(graph: Graph) -> None:
     expressed = ExpressedIntent("u", "cancel", 4, NOW, "m_9")
     graph.upsert_engagements([older, newer, engagement("other", "c_1")])
     graph.replace_expressed(["u"], [expressed])
+    said, lately = Mention("c_1", 2, NOW - DAY, "m_3"), Mention("c_3", 1, NOW, "m_4")
+    graph.replace_mentioned({"u": [said, lately], "other": [said]})
+    assert graph.mentions_of("u") == [lately, said] and graph.mentions_of("nobody") == []
     assert graph.history_of("u") == [newer, older]
     assert graph.intents_of("u") == [expressed]
     assert graph.history_of("nobody") == [] and graph.intents_of("nobody") == []
@@ -72,9 +77,11 @@ def test_any_id_comes_back_unchanged(graph: Graph) -> None:
     pairs = [engagement(user, campaign) for user, campaign in zip(NAUGHTY_IDS, reversed(NAUGHTY_IDS), strict=True)]
     assert graph.upsert_engagements(pairs) == len(NAUGHTY_IDS)
     graph.replace_expressed(NAUGHTY_IDS, [ExpressedIntent(text, text, 1, NOW, text) for text in NAUGHTY_IDS])
+    graph.replace_mentioned({text: [Mention(text, 1, NOW, text)] for text in NAUGHTY_IDS})
     graph.upsert_campaigns([Campaign(campaign_id="all", name=NAUGHTY_IDS[0], intents=NAUGHTY_IDS)])
     assert [graph.history_of(pair.user_id) for pair in pairs] == [[pair] for pair in pairs]
     assert [graph.intents_of(text)[0].intent for text in NAUGHTY_IDS] == NAUGHTY_IDS
+    assert [graph.mentions_of(text)[0].campaign_id for text in NAUGHTY_IDS] == NAUGHTY_IDS
     assert graph.campaigns_for_intents(NAUGHTY_IDS) == {text: ["all"] for text in NAUGHTY_IDS}
     assert graph.missing_users([*NAUGHTY_IDS, "nobody"]) == ["nobody"]
     assert graph.count("User") == len(NAUGHTY_IDS)
@@ -127,6 +134,17 @@ def test_inferred_anew_means_the_old_intents_are_gone(graph: Graph) -> None:
     assert graph.intents_of("u") == [now]
     assert graph.intents_of("v") == []
     assert {pair.intent for pair in graph.intents_of("w")} == {"a", "b"}
+
+
+def test_found_anew_means_the_old_mentions_are_gone_and_engagements_are_not(graph: Graph) -> None:
+    graph.upsert_engagements([engagement("u", "c_1")])
+    graph.replace_mentioned({user: [Mention(f"c_{n}", 1, NOW, "m") for n in range(3)] for user in ("u", "v", "w")})
+    now = Mention("c_9", 2, NOW, "m_2")
+    assert graph.replace_mentioned({"u": [now], "v": []}) == 1
+    assert graph.mentions_of("u") == [now] and graph.mentions_of("v") == []
+    assert len(graph.mentions_of("w")) == 3 and len(graph.history_of("u")) == 1
+    assert graph.incomplete_ends(["u", "v", "w"], limit=5) == []
+    assert graph.delete_campaigns(["c_9"]) == 1 and graph.mentions_of("u") == []
 
 
 def test_twenty_thousand_pairs_and_a_campaign_that_everyone_knows(graph: Graph) -> None:

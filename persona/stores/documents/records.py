@@ -259,6 +259,22 @@ class Records:
         """The number of distinct (user, campaign) pairs."""
         return self._count_groups({"campaign_id": {"$exists": True}}, {"user": "$user_id", "campaign": "$campaign_id"})
 
+    def count_mentions(self) -> int:
+        """The number of distinct (user, campaign) pairs of which the user's texts name the campaign."""
+        pairs = self._records.aggregate(
+            [
+                {"$match": A_TEXT},
+                {"$group": {"_id": {"user": "$user_id", "text": "$text_hash"}}},
+                {"$lookup": {"from": "mentions", "localField": "_id.text", "foreignField": "_id", "as": "mention"}},
+                {"$unwind": "$mention"},
+                {"$unwind": "$mention.campaign_ids"},
+                {"$group": {"_id": {"user": "$_id.user", "campaign": "$mention.campaign_ids"}}},
+                {"$count": "n"},
+            ],
+            allowDiskUse=True,
+        )
+        return next((int(found["n"]) for found in pairs), 0)
+
     def _count_groups(self, query: dict[str, Any], key: Any) -> int:
         counted = self._records.aggregate([{"$match": query}, {"$group": {"_id": key}}, {"$count": "n"}], allowDiskUse=True)
         return next((int(found["n"]) for found in counted), 0)
