@@ -6,6 +6,8 @@ Evidence speaks of others as counts only, never by id or word.
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from heapq import nlargest
+from operator import itemgetter
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +23,8 @@ SHARPNESS = 4
 """Similarities are raised to this power, so that near neighbours outweigh many far ones."""
 HISTORY_HALF_LIVES = 4
 """What people engaged with tells of them for so many times as long as a campaign does well."""
+LONGEST_HISTORY = 50
+"""Campaigns of a history that relations are asked for, those that weigh most: a longer one costs time and adds next to nothing."""
 MS_PER_DAY = 86_400_000
 
 
@@ -115,7 +119,8 @@ def related(context: Context, sources: Sources) -> list[Candidate]:
     history = weighted_history(context, now_ms=sources.now_ms, half_life_days=half_life_days)
     if not history or sources.generation is None:
         return []
-    votes = sources.graph.related_campaigns(history, generation=sources.generation, limit=CANDIDATES)
+    strongest = dict(nlargest(LONGEST_HISTORY, history.items(), key=itemgetter(1, 0)))
+    votes = sources.graph.related_campaigns(strongest, generation=sources.generation, limit=CANDIDATES)
     return [
         Candidate(vote.campaign_id, vote.score, {"because": vote.because, "support": vote.support})
         for vote in votes
