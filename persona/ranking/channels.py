@@ -6,6 +6,8 @@ Evidence speaks of others as counts only, never by id or word.
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from heapq import nlargest
+from operator import itemgetter
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +25,8 @@ HISTORY_HALF_LIVES = 4
 """What people engaged with tells of them for so many times as long as a campaign does well."""
 MENTION_WEIGHT = 0.5
 """A campaign that was named once is half as strong a tie as one that was converted on."""
+LONGEST_HISTORY = 50
+"""Campaigns of a history that relations are asked for, those that weigh most: a longer one costs time and adds next to nothing."""
 MS_PER_DAY = 86_400_000
 
 
@@ -109,7 +113,8 @@ def weighted_history(context: Context, *, now_ms: int, half_life_days: float) ->
     """
 
     def decayed(weight: float, at_ms: int) -> float:
-        return weight * 0.5 ** (max(now_ms - at_ms, 0) / MS_PER_DAY / half_life_days)
+        age_days = max(now_ms - at_ms, 0) / MS_PER_DAY
+        return weight * float(0.5 ** (age_days / half_life_days))
 
     history = {
         mention.campaign_id: decayed(min(mention.count * MENTION_WEIGHT, 1.0), mention.last_at_ms)
@@ -130,7 +135,8 @@ def related(context: Context, sources: Sources) -> list[Candidate]:
     history = weighted_history(context, now_ms=sources.now_ms, half_life_days=half_life_days)
     if not history or sources.generation is None:
         return []
-    votes = sources.graph.related_campaigns(history, generation=sources.generation, limit=CANDIDATES)
+    strongest = dict(nlargest(LONGEST_HISTORY, history.items(), key=itemgetter(1, 0)))
+    votes = sources.graph.related_campaigns(strongest, generation=sources.generation, limit=CANDIDATES)
     return [
         Candidate(
             vote.campaign_id, vote.score, {"because": vote.because, "support": vote.support, **_named(vote.because, context)}

@@ -14,8 +14,8 @@ from persona.ranking.channels import (
     content,
     engagement,
     intents,
-    related,
     mentions,
+    related,
     similar_conversations,
     similar_users,
     weighted_history,
@@ -244,3 +244,9 @@ def test_without_a_history_or_a_generation_nothing_is_related_and_nothing_asked(
     unpublished = replace(sources(stores), generation=None)
     assert related(Context(user_id="u_1", history=[engaged("a")]), unpublished) == []
     assert stores.asked == {}
+
+
+def test_of_a_long_history_what_weighs_most_counts() -> None:
+    stores = Stores()
+    related(Context(user_id="u_1", history=[engaged(f"c_{day}", days=day) for day in range(500)]), sources(stores))
+    assert set(stores.asked["history"]) == {f"c_{day}" for day in range(50)}
