@@ -21,6 +21,7 @@ from persona.schemas import (
     Event,
     ExpressedIntent,
     FrequencyCap,
+    Mention,
     NeighbourVote,
     RelatedVote,
     SimilarConversation,
@@ -138,6 +139,11 @@ class World:
         self._up("neo4j")
         found = {record["intent"]: record["_id"] for record in self.records_of[user_id] if "intent" in record}
         return [ExpressedIntent(user_id, intent, 1, 0, message) for intent, message in found.items()]
+
+    def mentions_of(self, user_id: str) -> list[Mention]:
+        self._up("neo4j")
+        found = {record["campaign_id"]: record["_id"] for record in self.records_of[user_id] if "campaign_id" in record}
+        return [Mention(campaign, 1, 0, message) for campaign, message in found.items()][:1]
 
     def campaigns_of(
         self, neighbours: Mapping[str, float], *, now_ms: int, half_life_days: float, limit: int
