@@ -2,14 +2,16 @@
 
 import random
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pymongo
 import pytest
+from pymongo.errors import PyMongoError
 
 from persona import synthetic
 from persona.local.stack import start_stores, stop_stores
@@ -68,19 +70,53 @@ def persona(stack: Settings, tmp_path: Path) -> Iterator[Command]:
 
 @contextmanager
 def filled(folder: Path) -> Iterator[None]:
-    """The folder's disk to the last byte."""
+    """The folder's disk to the last byte, and what its server gives back is taken at once."""
     ballast = folder / "ballast"
-    with open(ballast, "wb", buffering=0) as file:
+
+    def fill() -> None:
         for size in (1 << 20, 1 << 12, 1):
-            try:
+            with suppress(OSError):
                 while True:
                     file.write(bytes(size))
-            except OSError:
-                continue
+
+    with open(ballast, "wb", buffering=0) as file:
+        fill()
+        try:
+            with again_and_again(fill):
+                yield
+        finally:
+            ballast.unlink()
+
+
+@contextmanager
+def again_and_again(act: Callable[[], object]) -> Iterator[None]:
+    """Ten times a second, beside what happens in the block."""
+    ended = threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(0.1):
+            act()
+
+    thread = threading.Thread(target=repeat)
+    thread.start()
     try:
         yield
     finally:
-        ballast.unlink()
+        ended.set()
+        thread.join()
+
+
+@contextmanager
+def checkpoints(uri: str) -> Iterator[None]:
+    """MongoDB's, at once and not within a minute: until then a small drop has room in the journal, whose file is there already."""
+    with pymongo.MongoClient(uri, timeoutMS=1_000) as client:
+
+        def checkpoint() -> None:
+            with suppress(PyMongoError):
+                client.admin.command("fsync")
+
+        with again_and_again(checkpoint):
+            yield
 
 
 def another_drop(persona: Command) -> None:
@@ -145,7 +181,7 @@ def test_no_room_for_mongodb(persona: Command, stack: Settings, monkeypatch: pyt
     before = served(persona)
     noise = random.Random(1)
     put_drop(persona.settings.drops, "big.jsonl", (said("u_001", noise.randbytes(15_000).hex(), minutes=n) for n in range(400)))
-    with filled(stack.home / "stores" / "mongodb"):
+    with filled(stack.home / "stores" / "mongodb"), checkpoints(stack.addresses.mongodb):
         # the server itself says so where it survives the discovery
         failed(persona, saying="MongoDB", hint="Free space on its volume", otherwise="persona doctor")
     eventually(lambda: served(persona) == before, seconds=60, what="the return of MongoDB")
