@@ -142,7 +142,14 @@ def test_every_channel_has_its_part_in_the_answer_and_the_cache_repeats_it(clien
     assert answer["known_user"]
     assert (answer["generation"], answer["as_of"]) == ("g_test", "2026-01-01T12:00:00Z")
     found = {part["channel"] for item in answer["recommendations"] for part in item["evidence"]}
-    assert found == {"similar_users", "similar_conversations", "intents", "content", "engagement"}
+    assert found == {"similar_users", "similar_conversations", "mentions", "intents", "content", "engagement"}
+    [(campaign, part)] = [
+        (item["campaign_id"], part)
+        for item in answer["recommendations"]
+        for part in item["evidence"]
+        if part["channel"] == "mentions"
+    ]
+    assert (campaign, part["message_id"], part["messages"]) == ("c_1", "m_1", 2)
     eventually(lambda: client.get("/recommendations/u_1?k=6").json() == {**answer, "retrieval_source": "cache"})
 
 
