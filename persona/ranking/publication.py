@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from persona.pipeline.draining import Pipeline
 from persona.pipeline.stages import CODE_VERSIONS, PROJECTIONS
+from persona.ranking.decay import choose_half_life
 from persona.ranking.generation import Decision, decide, generation_id
 from persona.ranking.model import RankingModel, fit
 from persona.stores.warehouse import Warehouse
@@ -50,7 +51,9 @@ def fit_candidate(pipeline: Pipeline, warehouse: Warehouse, *, run_id: str) -> F
         stored = generations.candidate()
         model = RankingModel.model_validate(stored) if stored else None
         if model is None or model.fingerprint != fingerprint:
-            model = fit(warehouse.day_buckets(), facts=warehouse.fact_count(), fingerprint=fingerprint)
+            buckets = warehouse.day_buckets()
+            facts, half_life = warehouse.fact_count(), choose_half_life(buckets)
+            model = fit(buckets, facts=facts, fingerprint=fingerprint, half_life_days=half_life)
             lease.check()
             generations.put_candidate(model.model_dump())
             count(len(model.overall))
