@@ -395,11 +395,7 @@ class Synthetic:
             user = int(self.users * (0.8 * number / self.messages + 0.2 * rng.random() ** 1.5))
             likes = _person(self.seed, user)
             shelf = shelves[rng.choices(likes.tastes, likes.weights)[0]] if rng.random() < 0.75 else everything
-            campaign = shelf.draw(rng)
-            for _ in range(8):  # one takes something new, unless one has it all
-                if not taken.get(user, 0) >> campaign & 1:
-                    break
-                campaign = shelf.draw(rng)
+            campaign = _something_new(rng, shelf, everything, taken.get(user, 0))
             taken[user] = taken.get(user, 0) | 1 << campaign
             fits = campaign % len(TASTES) in likes.tastes
             event = rng.choices(("conversion", "click", "dismiss"), (65, 34, 1) if fits else (50, 40, 10))[0]
@@ -408,6 +404,15 @@ class Synthetic:
                 "timestamp": (begin + elapsed).isoformat(timespec="seconds").replace("+00:00", "Z"),
                 "message_id": f"d_{self.name}_{number:06d}",
             }  # fmt: skip
+
+
+def _something_new(rng: Random, shelf: _Choice, everything: _Choice, taken: int) -> int:
+    """A campaign that is not in the bit set `taken`: from the shelf, else from everything, else any."""
+    for choice in (shelf,) * 4 + (everything,) * 8:
+        drawn = choice.draw(rng)
+        if not taken >> drawn & 1:
+            return drawn
+    return rng.choice(everything.campaigns)
 
 
 class _Fashion(NamedTuple):
