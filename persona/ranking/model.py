@@ -10,13 +10,13 @@ from persona.projections.engagements import EVENT_WEIGHTS
 from persona.schemas import DayBucket, Event
 
 PRIOR_WEIGHTS: dict[str, float] = {
-    "similar_conversations": 0.32,
-    "similar_users": 0.06,
+    "similar_conversations": 0.36,
+    "similar_users": 0.04,
     "related": 0.19,
     "mentions": 0.02,
     "intents": 0.25,
     "content": 0.07,
-    "engagement": 0.09,
+    "engagement": 0.07,
 }
 """How much each channel counts before there is data to tune on: what did best on conversations with new people, and, for the
 channels that need no words, on events whose popularity drifts."""
