@@ -11,16 +11,18 @@ from persona.ranking.relations import RelationsSummary
 from persona.schemas import DayBucket, Event
 
 PRIOR_WEIGHTS: dict[str, float] = {
-    "similar_conversations": 0.27,
-    "similar_users": 0.135,
-    "related": 0.10,
-    "mentions": 0.05,
+    "similar_conversations": 0.36,
+    "similar_users": 0.04,
+    "related": 0.19,
+    "mentions": 0.02,
     "intents": 0.25,
-    "content": 0.09,
-    "engagement": 0.105,
+    "content": 0.07,
+    "engagement": 0.07,
 }
-"""How much each channel counts before there is data to tune on."""
+"""How much each channel counts before there is data to tune on: what did best on conversations with new people, and, for the
+channels that need no words, on events whose popularity drifts."""
 HALF_LIFE_DAYS = 7.0
+"""How fast popularity fades before there is data to learn it from."""
 PRIOR_APPROVALS, PRIOR_REFUSALS = 2.0, 1.0
 """Beta prior of a campaign's approval: three imagined answers, two of them favourable."""
 PRIOR_STRENGTH = EVENT_WEIGHTS[Event.IMPRESSION]
@@ -58,6 +60,8 @@ class RankingModel(BaseModel):
     facts: int
     fingerprint: str
     """Of everything the model was fitted on: the same data, the same model."""
+    tuned_on: int = 0
+    """How many queries the weights were tuned on; 0: they are the prior."""
     figures: dict[str, dict[str, Figures]]
     """By channel (empty: any), then campaign."""
     relations: RelationsSummary = RelationsSummary()
@@ -78,19 +82,19 @@ class RankingModel(BaseModel):
         return known.strength if known else 0.0
 
 
-def fit(buckets: Iterable[DayBucket], *, facts: int, fingerprint: str) -> RankingModel:
-    """Fit the campaigns' figures from day buckets, decayed relative to the newest day among them."""
+def fit(buckets: Iterable[DayBucket], *, facts: int, fingerprint: str, half_life_days: float = HALF_LIFE_DAYS) -> RankingModel:
+    """Fit the campaigns' figures from day buckets, decayed relative to the newest day among them; the weights are the prior."""
     rows = list(buckets)
     newest = max((date.fromisoformat(row.day) for row in rows), default=None)
     grouped: dict[str, dict[str, list[tuple[DayBucket, float]]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         age = (newest - date.fromisoformat(row.day)).days if newest else 0
-        decayed = row.n * 0.5 ** (age / HALF_LIFE_DAYS)
+        decayed = row.n * 0.5 ** (age / half_life_days)
         grouped[ANY_CHANNEL][row.campaign_id].append((row, decayed))
         grouped[row.channel][row.campaign_id].append((row, decayed))
     return RankingModel(
         weights=dict(PRIOR_WEIGHTS),
-        half_life_days=HALF_LIFE_DAYS,
+        half_life_days=half_life_days,
         newest_day=newest.isoformat() if newest else None,
         facts=facts,
         fingerprint=fingerprint,

@@ -13,6 +13,7 @@ from persona.pipeline import sinks
 from persona.pipeline.draining import Pipeline
 from persona.pipeline.lease import Lease
 from persona.pipeline.stages import CODE_VERSIONS, PROJECTIONS
+from persona.ranking.decay import choose_half_life
 from persona.ranking.generation import Decision, decide, generation_id
 from persona.ranking.model import RankingModel, fit
 from persona.ranking.relations import learn, tastes
@@ -71,7 +72,9 @@ def fit_candidate(pipeline: Pipeline, warehouse: Warehouse, *, run_id: str) -> F
         stored = generations.candidate()
         model = RankingModel.model_validate(stored) if stored else None
         if model is None or model.fingerprint != fingerprint:
-            model = fit(warehouse.day_buckets(), facts=facts, fingerprint=fingerprint)
+            buckets = warehouse.day_buckets()
+            half_life = choose_half_life(buckets)
+            model = fit(buckets, facts=facts, fingerprint=fingerprint, half_life_days=half_life)
             learned = learn(tastes(warehouse.events_by_user(), now_ms=_end_of(model.newest_day)), model.overall)
             model = model.model_copy(update={"relations": learned.summary})
             lease.check()

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from persona.ranking.channels import CHANNELS
 from persona.ranking.generation import decide, generation_id
 from persona.ranking.model import HALF_LIFE_DAYS, PRIOR_WEIGHTS, UNSEEN, RankingModel, fit
 from persona.schemas import DayBucket, Event
@@ -32,6 +33,19 @@ def test_engagement_halves_with_every_half_life() -> None:
     assert model.strength_of("week_old") == pytest.approx(2.0)
     assert model.strength_of("both") == pytest.approx(2 * 0.5 + 4 * 0.25)
     assert model.strength_of("unheard_of") == 0
+
+
+def test_a_learned_half_life_takes_the_place_of_the_default() -> None:
+    buckets = [bucket("new", "conversion", 4), bucket("week_old", "conversion", 4, day="2026-01-08")]
+    model = fit(buckets, facts=8, fingerprint="f", half_life_days=3.5)
+    assert model.half_life_days == 3.5
+    assert model.strength_of("week_old") == pytest.approx(1.0)
+
+
+def test_the_prior_weights_are_shares_of_one() -> None:
+    assert sum(PRIOR_WEIGHTS.values()) == pytest.approx(1)
+    assert set(CHANNELS) <= set(PRIOR_WEIGHTS)
+    assert fitted().tuned_on == 0
 
 
 def test_age_counts_from_the_newest_day_so_an_old_history_ranks_like_todays() -> None:
