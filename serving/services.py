@@ -8,10 +8,12 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
+from persona.language.lazy import LazyEncoder
 from persona.ranking.recommender import Recommender
 from persona.settings import Settings
 from serving.answers import Answers
 from serving.guard import Guard
+from serving.intents import Intents
 from serving.snapshots import Snapshots
 from serving.stores import StoreOpeners
 
@@ -28,6 +30,7 @@ class Services:
     """MongoDB, Milvus, Neo4j, the warehouse and Redis, in this order."""
     snapshots: Snapshots
     answers: Answers
+    intents: Intents
 
 
 @asynccontextmanager
@@ -48,17 +51,21 @@ async def open_services(settings: Settings, openers: StoreOpeners) -> AsyncItera
         repeat_conversions=settings.repeat_conversions,
     )
     answers = Answers(recommender, cache, snapshots, ttl_seconds=settings.redis_ttl_seconds)
+    intents = Intents(
+        documents, LazyEncoder(settings), threshold=settings.intent_threshold, patience=settings.store_timeout_seconds
+    )
     keepers = [asyncio.create_task(keeper.keep()) for keeper in (*guards, snapshots)]
     try:
         with suppress(TimeoutError):
             async with asyncio.timeout(START_SECONDS):
                 await asyncio.gather(*(guard.attempted.wait() for guard in guards), snapshots.attempted.wait())
-        yield Services(settings, guards, snapshots, answers)
+        yield Services(settings, guards, snapshots, answers, intents)
     finally:
         for keeper in keepers:
             keeper.cancel()
         await asyncio.gather(*keepers, return_exceptions=True)
         answers.close()
+        intents.close()
         await asyncio.gather(*(guard.close() for guard in guards))
 
 

@@ -18,6 +18,7 @@ from persona.errors import Busy, EmbeddingMismatch, LeaseLost, StoreRefused, Sto
 from persona.language.encoder import Encoder
 from persona.pipeline import sinks
 from persona.pipeline.draining import Pipeline, Progress
+from persona.pipeline.labelling import labeller_of, lessons_in
 from persona.pipeline.lease import Lease
 from persona.pipeline.stages import CODE_VERSIONS, UPSTREAM, downstream
 from persona.stores.documents import Documents
@@ -226,7 +227,7 @@ def _intents(rebuild: _Rebuild) -> None:
 
     def step(lease: Lease) -> bool:
         nonlocal reached, version
-        labeller = sinks.labeller_of(documents, threshold=threshold)
+        labeller = labeller_of(documents, threshold=threshold)
         if labeller is None:  # a catalog that waits to be applied: on its turn every text is labelled anew
             return False
         if version != labeller.version:
@@ -240,15 +241,16 @@ def _intents(rebuild: _Rebuild) -> None:
         return True
 
     def last(lease: Lease) -> None:
-        if labeller := sinks.labeller_of(documents, threshold=threshold):
+        if labeller := labeller_of(documents, threshold=threshold):
             stored, named = documents.embeddings, labeller.version
             for outdated in stored.outdated_labels(named):
                 rebuild.removed += lease.transaction(partial(stored.forget_labels, outdated))
             lease.transaction(lambda session: stored.set_label_version(named, session=session))
         rebuild.end(lease)
 
-    with rebuild.first_turn():
-        pass
+    with rebuild.first_turn() as lease:
+        lessons = lessons_in(documents)
+        lease.transaction(lambda session: documents.classifiers.set_lessons(lessons, session=session))
     rebuild.in_turns(step, last)
     rebuild.asset = "neo4j_graph"  # where the labels go
     _neo4j_graph(rebuild)

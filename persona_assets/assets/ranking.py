@@ -5,8 +5,10 @@ from datetime import timedelta
 import dagster as dg
 
 from persona.pipeline.draining import Pipeline
+from persona.pipeline.learning import learn_given_intents
 from persona.pipeline.stages import CODE_VERSIONS
 from persona.ranking import publication
+from persona.stores.graph import Graph
 from persona.stores.warehouse import Warehouse
 from persona_assets import plots
 from persona_assets.assets.intake import drop_folder
@@ -29,14 +31,19 @@ OWNERS = ["team:marketing"]
     freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=48), warn_window=timedelta(hours=26)),
 )
 def ranking_model(
-    context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline], warehouse: dg.ResourceParam[Warehouse]
+    context: dg.AssetExecutionContext,
+    pipeline: dg.ResourceParam[Pipeline],
+    warehouse: dg.ResourceParam[Warehouse],
+    graph: dg.ResourceParam[Graph],
 ) -> dg.MaterializeResult[None]:
-    """Weights of the channels and how well each campaign does, fitted on the warehouse's day buckets."""
+    """Weights of the channels and how well each campaign does, fitted on the warehouse's day buckets; and intents, from given ones."""
+    learned = learn_given_intents(pipeline, graph, run_id=context.run.run_id)
     fitted = publication.fit_candidate(pipeline, warehouse, run_id=context.run.run_id)
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": len(fitted.model.overall),
             "facts": fitted.model.facts,
+            "learned_intents": learned,
             "top_campaigns": plots.top_campaigns(fitted.model),
         },
         data_version=dg.DataVersion(fitted.model.fingerprint),
