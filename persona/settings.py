@@ -90,7 +90,7 @@ class Settings(BaseSettings):
     embedding_model: str = Field(default=BUNDLED_MODEL, validation_alias="EMBEDDING_MODEL")
     embedding_dim: int | None = Field(default=None, gt=0, validation_alias="EMBEDDING_DIM")
     embedding_precision: Literal["fp32", "bf16"] = Field(default="fp32", validation_alias="EMBEDDING_PRECISION")
-    intent_threshold: float = Field(default=0.4, ge=0, le=1)
+    intent_threshold: float = Field(default=0.35, ge=0, le=1)
     repeat_conversions: bool = Field(default=False, validation_alias="REPEAT_CONVERSIONS")
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO")

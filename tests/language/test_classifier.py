@@ -14,7 +14,7 @@ from persona.schemas import IntentDefinition, Vectors
 from persona.settings import Settings
 from persona.synthetic import generate
 
-THRESHOLD = 0.4
+THRESHOLD = 0.35
 
 
 def unit(rows: object) -> Vectors:
