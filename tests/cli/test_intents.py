@@ -79,7 +79,7 @@ def test_ten_examples_an_intent_are_enough_for_questions_to_a_bank(persona: Comm
     dice = random.Random(7)
     catalog = [{"intent": intent, "examples": dice.sample(texts, EACH)} for intent, texts in sorted(examples.items())]
     (persona.folder / "intents.json").write_text(json.dumps(catalog))
-    test = rows("test")
+    test = rows("test")[::2]  # encoding is what takes the time
     questions = [orjson.dumps({"id": number, "text": row["text"]}) for number, row in enumerate(test)]
     (persona.folder / "questions.jsonl").write_bytes(b"\n".join(questions))
     persona("catalog", "intents.json")
