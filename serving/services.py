@@ -8,12 +8,14 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
+from persona.language.lazy import LazyEncoder
 from persona.ranking.people import People
 from persona.ranking.recommender import Recommender, Rules
 from persona.ranking.tracing import Trail
 from persona.settings import Settings
 from serving.answers import Answers
 from serving.guard import Guard
+from serving.intents import Intents
 from serving.snapshots import Snapshots
 from serving.stores import StoreOpeners
 
@@ -31,6 +33,7 @@ class Services:
     snapshots: Snapshots
     answers: Answers
     people: People
+    intents: Intents
 
 
 @asynccontextmanager
@@ -56,17 +59,21 @@ async def open_services(settings: Settings, openers: StoreOpeners) -> AsyncItera
     trail = Trail(records, documents.part(lambda store: store.ledger))
     people = People(recommender, profiles, engagements, documents.part(lambda store: store.embeddings), records)
     answers = Answers(recommender, trail, cache, snapshots, ttl_seconds=settings.redis_ttl_seconds)
+    intents = Intents(
+        documents, LazyEncoder(settings), threshold=settings.intent_threshold, patience=settings.store_timeout_seconds
+    )
     keepers = [asyncio.create_task(keeper.keep()) for keeper in (*guards, snapshots)]
     try:
         with suppress(TimeoutError):
             async with asyncio.timeout(START_SECONDS):
                 await asyncio.gather(*(guard.attempted.wait() for guard in guards), snapshots.attempted.wait())
-        yield Services(settings, guards, snapshots, answers, people)
+        yield Services(settings, guards, snapshots, answers, people, intents)
     finally:
         for keeper in keepers:
             keeper.cancel()
         await asyncio.gather(*keepers, return_exceptions=True)
         answers.close()
+        intents.close()
         await asyncio.gather(*(guard.close() for guard in guards))
 
 

@@ -18,6 +18,7 @@ from persona.errors import Busy, EmbeddingMismatch, LeaseLost, StoreRefused, Sto
 from persona.language.encoder import Encoder
 from persona.pipeline import sinks
 from persona.pipeline.draining import Pipeline, Progress
+from persona.pipeline.labelling import labeller_of, lessons_in
 from persona.pipeline.lease import Lease
 from persona.pipeline.stages import CODE_VERSIONS, UPSTREAM, downstream
 from persona.stores.documents import Documents
@@ -221,8 +222,10 @@ def _embeddings(rebuild: _Rebuild) -> None:
 
 
 def _intents(rebuild: _Rebuild) -> None:
-    with rebuild.first_turn():
-        pass
+    documents = rebuild.documents
+    with rebuild.first_turn() as lease:
+        lessons = lessons_in(documents)
+        lease.transaction(lambda session: documents.classifiers.set_lessons(lessons, session=session))
     _mentions(rebuild)
     _labels(rebuild)
     rebuild.asset = "neo4j_graph"  # where both go
@@ -261,7 +264,7 @@ def _labels(rebuild: _Rebuild) -> None:
 
     def step(lease: Lease) -> bool:
         nonlocal reached, version
-        labeller = sinks.labeller_of(documents, threshold=threshold)
+        labeller = labeller_of(documents, threshold=threshold)
         if labeller is None:  # a catalog that waits to be applied: on its turn every text is labelled anew
             return False
         if version != labeller.version:
@@ -275,7 +278,7 @@ def _labels(rebuild: _Rebuild) -> None:
         return True
 
     def last(lease: Lease) -> None:
-        if labeller := sinks.labeller_of(documents, threshold=threshold):
+        if labeller := labeller_of(documents, threshold=threshold):
             stored, named = documents.embeddings, labeller.version
             for outdated in stored.outdated_labels(named):
                 rebuild.removed += lease.transaction(partial(stored.forget_labels, outdated))

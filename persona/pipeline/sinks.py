@@ -4,26 +4,23 @@ The computing is in `projections` and `language`, the queries are in `stores`; h
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain, groupby, islice
 from operator import itemgetter
 from typing import Any
 
-import numpy as np
-from pymongo.client_session import ClientSession
-
-from persona.language import intents
 from persona.language.encoder import Encoder
+from persona.language.intents import definition_texts
 from persona.language.mentions import NameFinder
 from persona.pipeline.draining import Batch
+from persona.pipeline.labelling import labeller_of
 from persona.pipeline.lease import Lease
 from persona.pipeline.reading import read_ahead
 from persona.projections.conversations import conversations_of, profile_of
 from persona.projections.engagements import engagement_of, expressed_intents, fact_of, mentions_of
-from persona.schemas import Conversation, IntentDefinition, UserProfile, Vector, Vectors
+from persona.schemas import Conversation, UserProfile, Vectors
 from persona.stores.documents import Documents
 from persona.stores.documents.embeddings import text_hash
 from persona.stores.graph import Graph
@@ -156,35 +153,6 @@ def count(batch: Batch, warehouse: Warehouse) -> None:
 
 
 # -- the same for any users, whichever store is filled: what a rebuild is made of ------------------------------------------
-
-
-@dataclass(frozen=True)
-class Labeller:
-    """What tells texts their intents, and its version."""
-
-    version: str
-    classifier: intents.NearestExamples
-
-    def put_labels(self, documents: Documents, vectors: Mapping[str, Vector], session: ClientSession) -> int:
-        """Infer and store the intent of each text, by its hash; return how many there are."""
-        if not vectors:
-            return 0
-        guesses = self.classifier.classify(np.stack(list(vectors.values())))
-        labels = {key: (guess.intent, guess.score) if guess else (None, 0.0) for key, guess in zip(vectors, guesses, strict=True)}
-        documents.embeddings.put_labels(labels, version=self.version, session=session)
-        return len(labels)
-
-
-def labeller_of(documents: Documents, *, threshold: float) -> Labeller | None:
-    """Fitted to the catalog in force; None while there is none, or one whose examples have not been embedded."""
-    definitions, model = documents.catalog.intents(), documents.embeddings.model()
-    if not definitions or model is None:
-        return None
-    examples = _example_vectors(documents, definitions)
-    if examples is None:
-        return None
-    classifier = intents.NearestExamples.fit(examples, threshold=threshold)
-    return Labeller(intents.version(definitions, model[0], threshold), classifier)
 
 
 def finder_of(documents: Documents) -> NameFinder:
@@ -328,19 +296,10 @@ def _texts(batch: Batch) -> Iterator[tuple[str, str]]:
         texts = {campaign.text for campaign in batch.documents.catalog.campaigns() if campaign.text}
         yield from ((text_hash(text), text) for text in sorted(texts, key=len))
     if batch.has_catalog("intents"):
-        texts = {text for definition in batch.documents.catalog.intents() for text in intents.definition_texts(definition)}
+        texts = {text for definition in batch.documents.catalog.intents() for text in definition_texts(definition)}
         yield from ((text_hash(text), text) for text in sorted(texts, key=len))
     if batch.drops:
         yield from batch.documents.records.texts_of(batch.drops)
-
-
-def _example_vectors(documents: Documents, definitions: list[IntentDefinition]) -> dict[str, Vectors] | None:
-    hashes = {definition.intent: [text_hash(text) for text in intents.definition_texts(definition)] for definition in definitions}
-    wanted = {key for keys in hashes.values() for key in keys}
-    stored = documents.embeddings.get(wanted)
-    if wanted - set(stored):
-        return None
-    return {intent: np.stack([stored[key] for key in keys]) for intent, keys in hashes.items()}
 
 
 def _histories(documents: Documents, users: list[str]) -> Iterator[dict[str, Any]]:

@@ -165,6 +165,7 @@ class _Erasure:
         texts -= {text_hash(campaign.text) for campaign in self._documents.catalog.campaigns()}
         texts -= {text_hash(text) for intent in self._documents.catalog.intents() for text in definition_texts(intent)}
         self._lease.check()
+        self._documents.classifiers.unlearn(texts)
         self._documents.embeddings.remove(texts)
         return texts
 

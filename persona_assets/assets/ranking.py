@@ -5,6 +5,7 @@ from datetime import timedelta
 import dagster as dg
 
 from persona.pipeline.draining import Pipeline
+from persona.pipeline.learning import learn_given_intents
 from persona.pipeline.stages import CODE_VERSIONS
 from persona.ranking import publication
 from persona.stores.graph import Graph
@@ -30,9 +31,13 @@ OWNERS = ["team:marketing"]
     freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=48), warn_window=timedelta(hours=26)),
 )
 def ranking_model(
-    context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline], warehouse: dg.ResourceParam[Warehouse]
+    context: dg.AssetExecutionContext,
+    pipeline: dg.ResourceParam[Pipeline],
+    warehouse: dg.ResourceParam[Warehouse],
+    graph: dg.ResourceParam[Graph],
 ) -> dg.MaterializeResult[None]:
-    """Weights of the channels, how well each campaign does and which go together, fitted on the warehouse."""
+    """Weights of the channels, how well each campaign does and which go together, fitted on the warehouse; and intents, from given ones."""
+    learned = learn_given_intents(pipeline, graph, run_id=context.run.run_id)
     fitted = publication.fit_candidate(pipeline, warehouse, run_id=context.run.run_id)
     relations = fitted.model.relations
     return dg.MaterializeResult(
@@ -41,6 +46,7 @@ def ranking_model(
             "facts": fitted.model.facts,
             "related_campaigns": relations.relations,
             "related_campaigns_left_out": relations.left_out or "no",
+            "learned_intents": learned,
             "top_campaigns": plots.top_campaigns(fitted.model),
         },
         data_version=dg.DataVersion(fitted.model.fingerprint),

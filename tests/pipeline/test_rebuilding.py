@@ -17,6 +17,7 @@ from persona.intake.catalogs import load_folder
 from persona.pipeline import rebuilding, sinks
 from persona.pipeline.audit import compare_stores
 from persona.pipeline.draining import Batch
+from persona.pipeline.labelling import Labeller
 from persona.pipeline.rebuilding import REBUILDABLE, Rebuilt, rebuild
 from persona.ranking.publication import fit_candidate, publish_candidate
 from persona.ranking.recommender import Query, Recommender, load_snapshot
@@ -241,7 +242,7 @@ def test_one_that_died_is_begun_afresh(
 
     verb = {
         "embeddings": (type(world.pipeline.documents.embeddings), "agree_on"),
-        "intents": (sinks.Labeller, "put_labels"),
+        "intents": (Labeller, "put_labels"),
         "milvus_collection": (sinks, "index_users"),
         "neo4j_graph": (sinks, "link_users"),
         "engagement_metrics": (sinks, "count_users"),

@@ -173,7 +173,7 @@ def test_a_new_catalog_of_intents_labels_everything_anew(new_world: Callable[[],
     world.drain()
     assert [expressed.intent for expressed in world.graph.intents_of("u_0")] == ["refund"]
     path: Path = world.pipeline.settings.catalog / "intents.json"
-    path.write_text(json.dumps([{"intent": "money", "examples": ["about refund"]}]))
+    path.write_text(json.dumps([{"intent": "money", "examples": ["about refund"]}, {"intent": "refund", "examples": ["else"]}]))
     load_folder(world.pipeline, run_id="r")
     world.drain()
     assert [expressed.intent for expressed in world.graph.intents_of("u_0")] == ["money"]

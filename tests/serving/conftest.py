@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from numpy.typing import NDArray
 
 from persona.errors import StoreUnavailable
 from persona.ranking.model import RankingModel, fit
@@ -161,8 +162,11 @@ class FakeDocuments(FakeStore):
         self.catalog_version = 1
         self.all_campaigns = [Campaign(campaign_id=f"c_{number}", name=f"Campaign {number}") for number in range(1, 5)]
         self.looks = 0
+        self.classifier: tuple[str, str, dict[str, NDArray[Any]]] | None = None
+        """Version, fingerprint of the encoder, arrays."""
         self.records = self.catalog = self.generations = self.embeddings = self
         self.ledger = FakeLedger()
+        self.classifiers = FakeClassifiers(self)
 
     def decisions_of(self, user_id: str, *, impressions_since: datetime) -> list[dict[str, Any]]:
         self.answer()
@@ -212,6 +216,10 @@ class FakeDocuments(FakeStore):
         self.answer()
         return "v1"
 
+    def model(self) -> tuple[str, int] | None:
+        self.answer()
+        return (self.classifier[1], 48) if self.classifier else None
+
     def in_force_id(self) -> str | None:
         self.answer()
         self.looks += 1
@@ -220,6 +228,21 @@ class FakeDocuments(FakeStore):
     def in_force(self) -> tuple[str, dict[str, Any]] | None:
         self.answer()
         return self.generation, RankingModel.model_dump(MODEL)
+
+
+@dataclass(frozen=True)
+class FakeClassifiers:
+    """The part of `FakeDocuments` whose verbs have other parts' names."""
+
+    store: FakeDocuments
+
+    def version(self) -> str | None:
+        self.store.answer()
+        return self.store.classifier[0] if self.store.classifier else None
+
+    def arrays(self, version: str) -> dict[str, NDArray[Any]] | None:
+        self.store.answer()
+        return self.store.classifier[2] if self.store.classifier and self.store.classifier[0] == version else None
 
 
 class Fakes:

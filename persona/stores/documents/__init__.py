@@ -14,6 +14,7 @@ from pymongo.database import Database
 from persona.stores.documents._errors import mongodb_errors
 from persona.stores.documents.backups import Backups
 from persona.stores.documents.catalog import Catalog
+from persona.stores.documents.classifiers import Classifiers
 from persona.stores.documents.embeddings import Embeddings
 from persona.stores.documents.erasures import Erasures
 from persona.stores.documents.generations import Generations
@@ -36,6 +37,7 @@ class Documents:
     database: Database[dict[str, Any]]
     records: Records
     embeddings: Embeddings
+    classifiers: Classifiers
     ledger: Ledger
     quarantine: Quarantine
     catalog: Catalog
@@ -105,6 +107,7 @@ def documents_in(client: MongoClient[dict[str, Any]], database: str) -> Document
         database=db,
         records=Records(db),
         embeddings=Embeddings(db),
+        classifiers=Classifiers(db),
         ledger=Ledger(db),
         quarantine=Quarantine(db),
         catalog=Catalog(db),

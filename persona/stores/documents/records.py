@@ -29,6 +29,9 @@ INDEXES = [
     # which of these users ever expressed anything? Answered without touching the records of those who only clicked.
     IndexModel([("user_id", ASCENDING)], name="expressive", partialFilterExpression={"expressive": True}),
     IndexModel([("timestamp", DESCENDING)], name="newest"),
+    IndexModel(
+        [("intent", ASCENDING), ("text_hash", ASCENDING)], name="given", partialFilterExpression={"intent": {"$exists": True}}
+    ),
 ]
 A_CAMPAIGN, A_TEXT = {"campaign_id": {"$gte": ""}}, {"text_hash": {"$gte": ""}}
 """Any: unlike `$exists`, a range is answered from an index."""
@@ -226,6 +229,19 @@ class Records:
         lasting = {"user_id": user_id, "event": {"$in": ["conversion", "dismiss", "unsubscribe"]}}
         recent = {"user_id": user_id, "event": "impression", "timestamp": {"$gte": impressions_since}}
         return list(self._records.find({"$or": [lasting, recent]}, {"event": 1, "campaign_id": 1, "channel": 1, "timestamp": 1}))
+
+    def given_intents(self) -> Iterator[tuple[str, str, int]]:
+        """Text hash, an intent that messages with this text were given, and how many were."""
+        groups = self._records.aggregate(
+            [
+                {"$match": {"intent": {"$gte": ""}, **A_TEXT}},
+                {"$group": {"_id": {"text_hash": "$text_hash", "intent": "$intent"}, "n": {"$sum": 1}}},
+            ],
+            hint="given",
+            allowDiskUse=True,
+        )
+        for group in groups:
+            yield group["_id"]["text_hash"], group["_id"]["intent"], group["n"]
 
     def someone(self) -> str | None:
         """A person who expressed something, if there is any: to show what an answer looks like."""
