@@ -91,6 +91,8 @@ class Settings(BaseSettings):
     embedding_dim: int | None = Field(default=None, gt=0, validation_alias="EMBEDDING_DIM")
     embedding_precision: Literal["fp32", "bf16"] = Field(default="fp32", validation_alias="EMBEDDING_PRECISION")
     intent_threshold: float = Field(default=0.45, ge=0, le=1)
+    ranking_margin: float = Field(default=0.02, ge=0, le=1)
+    ranking_jump: float = Field(default=0.2, gt=0, le=1)
     repeat_conversions: bool = Field(default=False, validation_alias="REPEAT_CONVERSIONS")
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO")

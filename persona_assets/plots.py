@@ -8,6 +8,7 @@ import dagster as dg
 import pandas as pd
 from matplotlib.figure import Figure
 
+from persona.evaluation.report import Report, picture
 from persona.ranking.model import RankingModel
 
 TOP = 12
@@ -37,6 +38,11 @@ def top_campaigns(model: RankingModel) -> dg.MarkdownMetadataValue:
     axes.barh([campaign[:24] for campaign, _ in best], [figures.engagement for _, figures in best], color="#4f43dd")
     axes.set_xlabel(f"engagement, half-life {model.half_life_days:g} days")
     return _picture(figure, "top campaigns")
+
+
+def advantage(report: Report) -> dg.MarkdownMetadataValue:
+    """How much better the evaluated model is than what it was compared with."""
+    return _picture(picture(report), "advantage of the candidate")
 
 
 def _picture(figure: Figure, title: str) -> dg.MarkdownMetadataValue:

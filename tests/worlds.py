@@ -25,7 +25,7 @@ PROVENANCE = {
     "overtaken",
 }  # fmt: skip
 """What says when and by which run something came about; it differs between two worlds that hold the same."""
-NO_CONTENT = {"anomalies", "centroids", "files", "state", "generations", "fence"}
+NO_CONTENT = {"anomalies", "centroids", "files", "state", "generations", "reports", "fence"}
 
 Dump = dict[str, list[str]]
 

@@ -46,11 +46,26 @@ UNSEEN = Figures(strength=0.0, approval=PRIOR_APPROVALS / (PRIOR_APPROVALS + PRI
 """How a campaign does that nobody has seen."""
 
 
+class Judgement(BaseModel):
+    """The window on which a model was judged, as it was then: what the next model is compared with."""
+
+    start_ms: int
+    end_ms: int
+    conversions: dict[str, float]
+    """Campaign to its share of the window's conversions."""
+    top_places: dict[str, float]
+    """Campaign to its share of the first places that the model gave."""
+
+
 class RankingModel(BaseModel):
     """What a generation holds."""
 
     weights: dict[str, float]
+    tuned_on: int = 0
+    """Queries that the weights were tuned on; 0: they are the prior."""
     half_life_days: float
+    judged_on: Judgement | None = None
+    """None where there was too little to judge on."""
     newest_day: str | None
     facts: int
     fingerprint: str
@@ -73,19 +88,26 @@ class RankingModel(BaseModel):
         return known.strength if known else 0.0
 
 
-def fit(buckets: Iterable[DayBucket], *, facts: int, fingerprint: str) -> RankingModel:
+def fit(
+    buckets: Iterable[DayBucket],
+    *,
+    facts: int,
+    fingerprint: str,
+    weights: Mapping[str, float] = PRIOR_WEIGHTS,
+    half_life_days: float = HALF_LIFE_DAYS,
+) -> RankingModel:
     """Fit the campaigns' figures from day buckets, decayed relative to the newest day among them."""
     rows = list(buckets)
     newest = max((date.fromisoformat(row.day) for row in rows), default=None)
     grouped: dict[str, dict[str, list[tuple[DayBucket, float]]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         age = (newest - date.fromisoformat(row.day)).days if newest else 0
-        decayed = row.n * 0.5 ** (age / HALF_LIFE_DAYS)
+        decayed = row.n * 0.5 ** (age / half_life_days)
         grouped[ANY_CHANNEL][row.campaign_id].append((row, decayed))
         grouped[row.channel][row.campaign_id].append((row, decayed))
     return RankingModel(
-        weights=dict(PRIOR_WEIGHTS),
-        half_life_days=HALF_LIFE_DAYS,
+        weights=dict(weights),
+        half_life_days=half_life_days,
         newest_day=newest.isoformat() if newest else None,
         facts=facts,
         fingerprint=fingerprint,

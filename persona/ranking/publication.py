@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from persona.pipeline.draining import Pipeline
 from persona.pipeline.stages import CODE_VERSIONS, PROJECTIONS
-from persona.ranking.generation import Decision, decide, generation_id
+from persona.ranking.generation import Decision, Verdict, decide, generation_id
 from persona.ranking.model import RankingModel, fit
 from persona.stores.warehouse import Warehouse
 
@@ -66,7 +66,10 @@ def publish_candidate(pipeline: Pipeline, *, run_id: str) -> Published:
         if stored is None:
             return Published(Decision(False, "no model has been fitted yet"), None, "none", state)
         candidate = RankingModel.model_validate(stored)
-        decision = decide(candidate, RankingModel.model_validate(in_force[1]) if in_force else None)
+        report = generations.report(candidate.fingerprint)
+        verdict = Verdict.model_validate(report["verdict"]) if report else None
+        serving = (in_force[0], RankingModel.model_validate(in_force[1])) if in_force else None
+        decision = decide(candidate, serving, verdict)
         name = in_force[0] if in_force else None
         if decision.publish:
             lease.check()

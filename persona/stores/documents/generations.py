@@ -15,6 +15,7 @@ class Generations:
     def __init__(self, database: Database[dict[str, Any]]) -> None:
         self._generations: Collection[dict[str, Any]] = database["generations"]
         self._state: Collection[dict[str, Any]] = database["state"]
+        self._reports: Collection[dict[str, Any]] = database["reports"]
 
     def put_candidate(self, model: dict[str, Any]) -> None:
         """Keep the model that was fitted last, until it is published or the next one takes its place."""
@@ -40,3 +41,16 @@ class Generations:
         generation = self.in_force_id()
         found = self._generations.find_one({"_id": generation}) if generation else None
         return (found["_id"], found["model"]) if found else None
+
+    # -- how they were judged ---------------------------------------------------------------------------------------------
+
+    def put_report(self, fingerprint: str, report: dict[str, Any]) -> None:
+        """Keep the evaluation of the model with this fingerprint; those of models that were not published go."""
+        self._reports.replace_one({"_id": fingerprint}, {"_id": fingerprint, "report": report}, upsert=True)
+        kept = [fingerprint, *self._generations.distinct("model.fingerprint")]
+        self._reports.delete_many({"_id": {"$nin": kept}})
+
+    def report(self, fingerprint: str) -> dict[str, Any] | None:
+        """The evaluation of the model with this fingerprint."""
+        found = self._reports.find_one({"_id": fingerprint})
+        return found["report"] if found else None

@@ -1,0 +1,106 @@
+"""Evaluating the candidate from the stores, and keeping what was found beside it: the order of things. All judgement is pure, elsewhere."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from persona.evaluation.gate import Limits
+from persona.evaluation.judging import Tuned, Tuner, TuningQuery, ask, from_priors, judge, tuned
+from persona.evaluation.replay import Log
+from persona.evaluation.report import Report
+from persona.pipeline.draining import Pipeline
+from persona.pipeline.stages import CODE_VERSIONS, PROJECTIONS
+from persona.ranking.model import PRIOR_WEIGHTS, RankingModel
+from persona.settings import Settings
+from persona.stores.documents import Documents
+from persona.stores.documents.embeddings import text_hash
+
+STAGE = "ranking_evaluation"
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """What was found, None without a candidate, and which drops it reflects."""
+
+    report: Report | None
+    version: str
+    folder_state: str
+
+
+def limits_of(settings: Settings) -> Limits:
+    """What a model may lose, as the settings say."""
+    return Limits(margin=settings.ranking_margin, jump=settings.ranking_jump)
+
+
+def evaluate_candidate(pipeline: Pipeline, *, run_id: str) -> Evaluated:
+    """Tune the candidate on earlier windows, judge it on the newest, and keep both model and report; nothing where that was done.
+
+    The lease is held while the truth is read and while the report is written, not for the minutes between: drops go on.
+    """
+    generations, ledger = pipeline.documents.generations, pipeline.documents.ledger
+    limits = limits_of(pipeline.settings)
+    with pipeline.recorded(run_id, STAGE) as count:
+        with pipeline.lease(run_id, STAGE):
+            state = ledger.arrivals(applied_by=PROJECTIONS)
+            stored, in_force = generations.candidate(), _in_force(pipeline.documents)
+            if stored is None:
+                return Evaluated(None, "none", state)
+            candidate = RankingModel.model_validate(stored)
+            version = f"{candidate.fingerprint}-{CODE_VERSIONS[STAGE]}"
+            before = generations.report(candidate.fingerprint)
+            if before and _stands(report := Report.model_validate(before), candidate, in_force, limits):
+                return Evaluated(report, version, state)
+            log = read_log(pipeline.documents)
+        model, report = evaluate(log, candidate, in_force, limits)
+        with pipeline.lease(run_id, STAGE) as lease:
+            newest = generations.candidate()
+            if newest and newest["fingerprint"] == candidate.fingerprint:  # else another run has fitted one, and evaluates it
+                lease.check()
+                generations.put_candidate(model.model_dump())
+                generations.put_report(model.fingerprint, report.model_dump())
+        count(sum(window.queries for window in report.windows))
+        return Evaluated(report, version, state)
+
+
+def prior(queries: Sequence[TuningQuery]) -> Tuned:
+    """The prior's weights, whatever the queries."""
+    return Tuned(PRIOR_WEIGHTS, 0)
+
+
+def evaluate(
+    log: Log, candidate: RankingModel, in_force: tuple[str, RankingModel] | None, limits: Limits, tune: Tuner = prior
+) -> tuple[RankingModel, Report]:
+    """The candidate as it is to serve, and the report on it. Without a generation in force, one that does not pass serves from priors."""
+    questions = ask(log)
+    model, report = judge(questions, tuned(questions, candidate, tune, limits), in_force, limits)
+    if in_force is None and not report.verdict.publish:
+        model = candidate.model_copy(update={"judged_on": model.judged_on})
+    return model, report if in_force else from_priors(model, report)
+
+
+def read_log(documents: Documents, *, words: bool = False) -> Log:
+    """Everything that the truth holds of people and campaigns; with `words`, what people said too."""
+    records = documents.records
+    catalogue = {campaign.campaign_id: campaign for campaign in documents.catalog.campaigns()}
+    texts = {campaign: text_hash(entry.text) for campaign, entry in catalogue.items() if entry.text}
+    vectors = documents.embeddings.get({*records.text_hashes(), *texts.values()})
+    return Log(
+        records.replayable(words=words),
+        vectors=vectors,
+        inferred=documents.embeddings.labels(vectors),
+        catalogue=catalogue,
+        campaign_vectors={campaign: vectors[key] for campaign, key in texts.items() if key in vectors},
+    )
+
+
+def _in_force(documents: Documents) -> tuple[str, RankingModel] | None:
+    found = documents.generations.in_force()
+    return (found[0], RankingModel.model_validate(found[1])) if found else None
+
+
+def _stands(report: Report, candidate: RankingModel, in_force: tuple[str, RankingModel] | None, limits: Limits) -> bool:
+    """Whether a report still says what an evaluation now would."""
+    name, serving = in_force or (None, None)
+    if serving is not None and serving.fingerprint == candidate.fingerprint:  # published; what it was compared with is past
+        return True
+    same_recipe = (report.weights, report.half_life_days) == (candidate.weights, candidate.half_life_days)
+    return same_recipe and report.in_force == name and report.limits == limits
