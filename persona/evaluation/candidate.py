@@ -5,14 +5,12 @@ from dataclasses import dataclass
 
 from persona.evaluation.gate import Limits
 from persona.evaluation.judging import Tuned, Tuner, TuningQuery, ask, from_priors, judge, tuned
+from persona.evaluation.reading import in_force_of, limits_of, read_log
 from persona.evaluation.replay import Log
 from persona.evaluation.report import Report
 from persona.pipeline.draining import Pipeline
 from persona.pipeline.stages import CODE_VERSIONS, PROJECTIONS
 from persona.ranking.model import PRIOR_WEIGHTS, RankingModel
-from persona.settings import Settings
-from persona.stores.documents import Documents
-from persona.stores.documents.embeddings import text_hash
 
 STAGE = "ranking_evaluation"
 
@@ -26,11 +24,6 @@ class Evaluated:
     folder_state: str
 
 
-def limits_of(settings: Settings) -> Limits:
-    """What a model may lose, as the settings say."""
-    return Limits(margin=settings.ranking_margin, jump=settings.ranking_jump)
-
-
 def evaluate_candidate(pipeline: Pipeline, *, run_id: str) -> Evaluated:
     """Tune the candidate on earlier windows, judge it on the newest, and keep both model and report; nothing where that was done.
 
@@ -41,7 +34,7 @@ def evaluate_candidate(pipeline: Pipeline, *, run_id: str) -> Evaluated:
     with pipeline.recorded(run_id, STAGE) as count:
         with pipeline.lease(run_id, STAGE):
             state = ledger.arrivals(applied_by=PROJECTIONS)
-            stored, in_force = generations.candidate(), _in_force(pipeline.documents)
+            stored, in_force = generations.candidate(), in_force_of(pipeline.documents)
             if stored is None:
                 return Evaluated(None, "none", state)
             candidate = RankingModel.model_validate(stored)
@@ -75,26 +68,6 @@ def evaluate(
     if in_force is None and not report.verdict.publish:
         model = candidate.model_copy(update={"judged_on": model.judged_on})
     return model, report if in_force else from_priors(model, report)
-
-
-def read_log(documents: Documents, *, words: bool = False) -> Log:
-    """Everything that the truth holds of people and campaigns; with `words`, what people said too."""
-    records = documents.records
-    catalogue = {campaign.campaign_id: campaign for campaign in documents.catalog.campaigns()}
-    texts = {campaign: text_hash(entry.text) for campaign, entry in catalogue.items() if entry.text}
-    vectors = documents.embeddings.get({*records.text_hashes(), *texts.values()})
-    return Log(
-        records.replayable(words=words),
-        vectors=vectors,
-        inferred=documents.embeddings.labels(vectors),
-        catalogue=catalogue,
-        campaign_vectors={campaign: vectors[key] for campaign, key in texts.items() if key in vectors},
-    )
-
-
-def _in_force(documents: Documents) -> tuple[str, RankingModel] | None:
-    found = documents.generations.in_force()
-    return (found[0], RankingModel.model_validate(found[1])) if found else None
 
 
 def _stands(report: Report, candidate: RankingModel, in_force: tuple[str, RankingModel] | None, limits: Limits) -> bool:

@@ -43,8 +43,9 @@ class Judged(BaseModel):
 
 
 class Report(BaseModel):
-    """An evaluation of a candidate."""
+    """An evaluation of a candidate, or of what serves."""
 
+    model: str = "the candidate"
     fingerprint: str
     in_force: str | None
     limits: Limits
@@ -65,8 +66,7 @@ def markdown(report: Report) -> str:
 
 
 def _lines(report: Report) -> Iterator[str]:
-    decided = "may be published" if report.verdict.publish else "is not published"
-    yield f"**The candidate {decided}**: {report.verdict.reason}."
+    yield f"**{_capital(report.model)} {'passes' if report.verdict.publish else 'does not pass'}**: {report.verdict.reason}."
     yield ""
     yield (
         f"{report.engagements:,} engagements with {report.campaigns:,} campaigns. Half-life {report.half_life_days:g} days; weights "

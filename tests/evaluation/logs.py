@@ -1,5 +1,6 @@
 """Logs of what happened, made up by hand or by seed, as the truth would hand them out."""
 
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -45,3 +46,20 @@ def log_of(records: Iterable[Mapping[str, Any]], catalogue: Sequence[Campaign] =
 def ms(minutes: float) -> int:
     """That many minutes after `BEGIN`, as the epoch counts."""
     return round((BEGIN + timedelta(minutes=minutes)).timestamp() * 1000)
+
+
+TASTES, CAMPAIGNS, EVENTS = 4, 20, 1_600
+LAST = EVENTS * 10
+
+
+def talk(events: int = EVENTS, *, people: int = 120, seed: int = 1) -> list[dict[str, Any]]:
+    """People with tastes, which their words show; half of what they convert on follows them."""
+    rng = random.Random(seed)
+    records = []
+    for number in range(events):
+        user, at = rng.randrange(people), number * 10
+        taste = user % TASTES
+        campaign = rng.randrange(taste, CAMPAIGNS, TASTES) if rng.random() < 0.5 else int(CAMPAIGNS * rng.random() ** 2)
+        records.append(did(f"u_{user}", at, "message", None, f"words of taste{taste}"))
+        records.append(did(f"u_{user}", at + 1, rng.choice(["click", "conversion"]), f"c_{campaign}"))
+    return records

@@ -1,8 +1,5 @@
 """From a log to a verdict, in memory: what is tuned on, what is judged, and what keeps a model from being published."""
 
-import random
-from typing import Any
-
 import pytest
 
 from persona.evaluation.candidate import evaluate
@@ -12,26 +9,9 @@ from persona.evaluation.replay import Log
 from persona.evaluation.report import Report, markdown, picture
 from persona.ranking.channels import CHANNELS
 from persona.ranking.model import HALF_LIFE_DAYS, PRIOR_WEIGHTS, RankingModel, fit
-from tests.evaluation.logs import did, log_of, ms
+from tests.evaluation.logs import EVENTS, LAST, did, log_of, ms, talk
 
 LIMITS = Limits(queries=40)
-TASTES, CAMPAIGNS, EVENTS = 4, 20, 1_600
-LAST = EVENTS * 10
-
-
-def talk(events: int = EVENTS, seed: int = 1) -> list[dict[str, Any]]:
-    """People with tastes, which their words show; half of what they convert on follows them."""
-    rng = random.Random(seed)
-    records = []
-    for number in range(events):
-        user, at = rng.randrange(120), number * 10
-        taste = user % TASTES
-        campaign = rng.randrange(taste, CAMPAIGNS, TASTES) if rng.random() < 0.5 else int(CAMPAIGNS * rng.random() ** 2)
-        records.append(did(f"u_{user}", at, "message", None, f"words of taste{taste}"))
-        records.append(did(f"u_{user}", at + 1, rng.choice(["click", "conversion"]), f"c_{campaign}"))
-    return records
-
-
 POISON = [did(f"bot_{n}", LAST * (1 + 0.08 * n / 300), "conversion", "c_19") for n in range(300)]
 
 
