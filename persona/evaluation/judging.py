@@ -33,6 +33,8 @@ TUNING_QUERIES = 300
 """Drawn at random in each earlier window."""
 CHOSEN_BY = "ndcg@100"
 """The metric with the least noise."""
+CONVERSIONS = 50
+"""In a window with fewer, a campaign's share of them may jump by chance."""
 KEPT = 50
 """Campaigns with the greatest shares that are remembered of a window."""
 PRIOR_RECIPE = {"weights": dict(PRIOR_WEIGHTS), "half_life_days": HALF_LIFE_DAYS}
@@ -307,7 +309,7 @@ def _judgement(asking: Asking, rankings: Sequence[Sequence[str]], limits: Limits
     return Judgement(
         start_ms=asking.window.start_ms,
         end_ms=asking.window.end_ms,
-        conversions=_strongest(shares) if conversions >= limits.queries else {},
+        conversions=_strongest(shares) if conversions >= CONVERSIONS else {},
         top_places=_strongest(places),
     )
 
