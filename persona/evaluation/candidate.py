@@ -56,7 +56,7 @@ def evaluate_candidate(pipeline: Pipeline, *, run_id: str) -> Evaluated:
 
 def prior(queries: Sequence[TuningQuery]) -> Tuned:
     """The prior's weights, whatever the queries."""
-    return Tuned(PRIOR_WEIGHTS, 0)
+    return Tuned(PRIOR_WEIGHTS, 0, 0.0)
 
 
 def evaluate(
@@ -75,5 +75,4 @@ def _stands(report: Report, candidate: RankingModel, in_force: tuple[str, Rankin
     name, serving = in_force or (None, None)
     if serving is not None and serving.fingerprint == candidate.fingerprint:  # published; what it was compared with is past
         return True
-    same_recipe = (report.weights, report.half_life_days) == (candidate.weights, candidate.half_life_days)
-    return same_recipe and report.in_force == name and report.limits == limits
+    return report.weights == candidate.weights and report.in_force == name and report.limits == limits

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from persona.evaluation import gate, metrics
-from persona.evaluation.baselines import CONTENDERS, DECAYED, Baseline, Past, Popularity, ranked
+from persona.evaluation.baselines import CONTENDERS, DECAYED, Baseline, Past, ranked
 from persona.evaluation.gate import Difference, Jump, Limits
 from persona.evaluation.intervals import bootstrap
 from persona.evaluation.replay import NONE, Log, Query, Replay, queries_in
@@ -19,7 +19,7 @@ from persona.evaluation.report import Figures, Judged, Report
 from persona.evaluation.splits import Window, rolling_windows
 from persona.ranking.channels import Candidate
 from persona.ranking.fusion import fuse
-from persona.ranking.model import HALF_LIFE_DAYS, PRIOR_WEIGHTS, Judgement, RankingModel, fit
+from persona.ranking.model import PRIOR_WEIGHTS, Judgement, RankingModel, fit
 
 NEWEST, BEFORE, THEN = "the newest window", "the window before", "the window of the generation in force"
 CANDIDATE, IN_FORCE, PRIOR = "candidate", "in force", "prior weights"
@@ -37,7 +37,6 @@ CONVERSIONS = 50
 """In a window with fewer, a campaign's share of them may jump by chance."""
 KEPT = 50
 """Campaigns with the greatest shares that are remembered of a window."""
-PRIOR_RECIPE = {"weights": dict(PRIOR_WEIGHTS), "half_life_days": HALF_LIFE_DAYS}
 GATE_BASELINES: Mapping[str, Sequence[Baseline]] = {DECAYED: CONTENDERS[DECAYED]}
 """What a candidate may not lose to, besides the generation in force."""
 NO_EVIDENCE: Mapping[str, object] = MappingProxyType({})
@@ -55,10 +54,11 @@ class TuningQuery(NamedTuple):
 
 
 class Tuned(NamedTuple):
-    """Weights for the channels, and on how many queries they were tuned; 0: they are the prior."""
+    """Weights for the channels, on how many queries they were tuned (0: they are the prior), and by how much that was better."""
 
     weights: Mapping[str, float]
     queries: int
+    gain: float
 
 
 Tuner = Callable[[Sequence[TuningQuery]], Tuned]
@@ -113,10 +113,9 @@ class Asking:
         ]
 
     def fitted(self, recipe: RankingModel) -> RankingModel:
-        """The model that this recipe would have given at the window's start."""
+        """The figures that this recipe would have given at the window's start; its weights are not in them."""
         buckets = self.log.day_buckets(self.window.start_ms)
-        weights, days = recipe.weights, recipe.half_life_days
-        return fit(buckets, facts=0, fingerprint=recipe.fingerprint, weights=weights, half_life_days=days)
+        return fit(buckets, facts=0, fingerprint=recipe.fingerprint, half_life_days=recipe.half_life_days)
 
 
 @dataclass(frozen=True)
@@ -147,24 +146,11 @@ def ask(log: Log) -> Questions:
 
 
 def tuned(questions: Questions, candidate: RankingModel, tune: Tuner, limits: Limits) -> RankingModel:
-    """The candidate with the half-life and the weights that do best on earlier windows; as it is where there are too few queries.
-
-    The half-life is that of the decayed popularity that does best.
-    """
+    """The candidate with the weights that do best on earlier windows; as it is where there are too few queries."""
     if not questions.enough(limits):
         return candidate
-    decayed = best_setting(CONTENDERS[DECAYED], questions.earlier)
-    assert isinstance(decayed, Popularity)
-    recipe = candidate.model_copy(update={"half_life_days": decayed.half_life_days})
-    found = tune([query for asking in questions.earlier for query in tuning_queries(asking, recipe)])
-    model = fit(
-        questions.log.day_buckets(questions.newest.window.end_ms),
-        facts=candidate.facts,
-        fingerprint=candidate.fingerprint,
-        weights=found.weights,
-        half_life_days=recipe.half_life_days,
-    )
-    return model.model_copy(update={"tuned_on": found.queries})
+    found = tune([query for asking in questions.earlier for query in tuning_queries(asking, candidate)])
+    return candidate.model_copy(update={"weights": dict(found.weights), "tuned_on": found.queries})
 
 
 def tuning_queries(asking: Asking, recipe: RankingModel) -> Iterator[TuningQuery]:
@@ -207,7 +193,7 @@ def judge(
     half-life, fitted on what was known at the window's start; and with `baselines`, with settings chosen on earlier windows.
     """
     log, newest = questions.log, questions.newest
-    rival = (IN_FORCE, in_force[1]) if in_force else (PRIOR, candidate.model_copy(update=PRIOR_RECIPE))
+    rival = (IN_FORCE, in_force[1]) if in_force else (PRIOR, candidate.model_copy(update={"weights": PRIOR_WEIGHTS}))
     windows: list[Judged] = []
     differences: list[Difference] = []
     notes: list[str] = []
@@ -256,8 +242,8 @@ def from_priors(candidate: RankingModel, report: Report) -> Report:
     """The report where there is nothing in force to go on serving: the candidate, which has the prior's weights, is published."""
     verdict = report.verdict
     reason = "the first generation, from priors" + ("" if verdict.publish else f", as what was tuned {verdict.reason}")
-    recipe = {"weights": candidate.weights, "half_life_days": candidate.half_life_days, "tuned_on": candidate.tuned_on}
-    return report.model_copy(update={**recipe, "verdict": verdict.model_copy(update={"publish": True, "reason": reason})})
+    weights = {"weights": candidate.weights, "tuned_on": candidate.tuned_on}
+    return report.model_copy(update={**weights, "verdict": verdict.model_copy(update={"publish": True, "reason": reason})})
 
 
 def _window_then(log: Log, newest: Asking, in_force: tuple[str, RankingModel] | None) -> list[Asking]:

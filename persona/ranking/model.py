@@ -88,15 +88,8 @@ class RankingModel(BaseModel):
         return known.strength if known else 0.0
 
 
-def fit(
-    buckets: Iterable[DayBucket],
-    *,
-    facts: int,
-    fingerprint: str,
-    weights: Mapping[str, float] = PRIOR_WEIGHTS,
-    half_life_days: float = HALF_LIFE_DAYS,
-) -> RankingModel:
-    """Fit the campaigns' figures from day buckets, decayed relative to the newest day among them."""
+def fit(buckets: Iterable[DayBucket], *, facts: int, fingerprint: str, half_life_days: float = HALF_LIFE_DAYS) -> RankingModel:
+    """Fit the campaigns' figures from day buckets, decayed relative to the newest day among them; the weights are the prior."""
     rows = list(buckets)
     newest = max((date.fromisoformat(row.day) for row in rows), default=None)
     grouped: dict[str, dict[str, list[tuple[DayBucket, float]]]] = defaultdict(lambda: defaultdict(list))
@@ -106,7 +99,7 @@ def fit(
         grouped[ANY_CHANNEL][row.campaign_id].append((row, decayed))
         grouped[row.channel][row.campaign_id].append((row, decayed))
     return RankingModel(
-        weights=dict(weights),
+        weights=dict(PRIOR_WEIGHTS),
         half_life_days=half_life_days,
         newest_day=newest.isoformat() if newest else None,
         facts=facts,

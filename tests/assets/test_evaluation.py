@@ -95,7 +95,7 @@ def test_a_model_that_loses_is_refused_and_the_next_good_one_published(
     drop(world, "more.jsonl", talk(EVENTS + 40, people=PEOPLE)[2 * EVENTS :])
     bad = {channel: float(channel == "engagement") for channel in CHANNELS}
     with monkeypatch.context() as patch:
-        patch.setattr(candidate, "evaluate", partial(candidate.evaluate, tune=lambda queries: Tuned(bad, len(queries))))
+        patch.setattr(candidate, "evaluate", partial(candidate.evaluate, tune=lambda queries: Tuned(bad, len(queries), 0.1)))
         done = world.succeed()
     assert not quality(done) and in_force(world) == first
     shown = world.metadata("ranking_evaluation")

@@ -15,8 +15,8 @@ LIMITS = Limits(queries=40)
 POISON = [did(f"bot_{n}", LAST * (1 + 0.08 * n / 300), "conversion", "c_19") for n in range(300)]
 
 
-def candidate_of(log: Log, fingerprint: str = "new", weights: dict[str, float] | None = None) -> RankingModel:
-    return fit(log.day_buckets(ms(LAST * 9)), facts=1, fingerprint=fingerprint, weights=weights or PRIOR_WEIGHTS)
+def candidate_of(log: Log, fingerprint: str = "new") -> RankingModel:
+    return fit(log.day_buckets(ms(LAST * 9)), facts=1, fingerprint=fingerprint)
 
 
 def alone(channel: str) -> dict[str, float]:
@@ -69,7 +69,9 @@ def test_the_next_is_judged_on_both_windows_and_published(log: Log, first: tuple
 
 def test_weights_that_lose_are_refused_for_that(log: Log, first: tuple[RankingModel, Report]) -> None:
     bad = alone("engagement")
-    model, report = evaluate(log, candidate_of(log), ("g_1", first[0]), LIMITS, tune=lambda queries: Tuned(bad, len(queries)))
+    model, report = evaluate(
+        log, candidate_of(log), ("g_1", first[0]), LIMITS, tune=lambda queries: Tuned(bad, len(queries), 0.1)
+    )
     assert not report.verdict.publish and "may lose" in report.verdict.reason and "in force" in report.verdict.reason
     assert report.weights == model.weights == bad and report.tuned_on >= LIMITS.queries
     assert max(gains(report, IN_FORCE, NEWEST)) < 0
@@ -77,7 +79,7 @@ def test_weights_that_lose_are_refused_for_that(log: Log, first: tuple[RankingMo
 
 def test_where_nothing_serves_what_loses_gives_way_to_the_prior(log: Log) -> None:
     bad = alone("engagement")
-    model, report = evaluate(log, candidate_of(log), None, LIMITS, tune=lambda queries: Tuned(bad, len(queries)))
+    model, report = evaluate(log, candidate_of(log), None, LIMITS, tune=lambda queries: Tuned(bad, len(queries), 0.1))
     assert report.verdict.publish and "the first generation, from priors" in report.verdict.reason
     assert model.weights == report.weights == PRIOR_WEIGHTS and model.tuned_on == 0
 
@@ -86,12 +88,16 @@ def test_a_poisoned_drop_holds_the_model_though_it_wins_on_the_newest_window(fir
     poisoned = log_of(talk(EVENTS + EVENTS // 12) + POISON)
     learned = alone("engagement")  # what any tuning would learn of it
     in_force = first[0].model_copy(update={"weights": alone("similar_conversations")})
-    _, report = evaluate(poisoned, candidate_of(poisoned), ("g_1", in_force), LIMITS, tune=lambda queries: Tuned(learned, 99))
+    _, report = evaluate(
+        poisoned, candidate_of(poisoned), ("g_1", in_force), LIMITS, tune=lambda queries: Tuned(learned, 99, 0.1)
+    )
     assert min(gains(report, IN_FORCE, NEWEST)) > 0.05
     assert not report.verdict.publish
     assert "c_19" in report.verdict.reason and "for a person" in report.verdict.reason
     unlimited = Limits(queries=LIMITS.queries, jump=1.0, margin=LIMITS.margin)
-    _, report = evaluate(poisoned, candidate_of(poisoned), ("g_1", in_force), unlimited, tune=lambda queries: Tuned(learned, 99))
+    _, report = evaluate(
+        poisoned, candidate_of(poisoned), ("g_1", in_force), unlimited, tune=lambda queries: Tuned(learned, 99, 0.1)
+    )
     assert not report.verdict.publish and THEN in report.verdict.reason  # and the window before the poison would have told
 
 
@@ -125,7 +131,7 @@ def test_the_same_log_gives_the_same_report(log: Log, first: tuple[RankingModel,
 
 def test_a_recipe_is_not_better_than_itself(log: Log, first: tuple[RankingModel, Report]) -> None:
     questions = ask(log)
-    model = tuned(questions, candidate_of(log), lambda queries: Tuned(PRIOR_WEIGHTS, 0), LIMITS)
+    model = tuned(questions, candidate_of(log), lambda queries: Tuned(PRIOR_WEIGHTS, 0, 0.0), LIMITS)
     _, report = judge(questions, model, ("g_1", model), LIMITS)
     assert {(found.mean, found.low, found.high) for found in report.differences if found.against == IN_FORCE} == {(0, 0, 0)}
 
