@@ -41,7 +41,8 @@ class Past:
     at_ms: Ints
     """These three of one length, an entry an event."""
     now_ms: int
-    told: Told | None = None
+    told: Callable[[], Told | None] = lambda: None
+    """Called by who needs texts: putting them together takes longer than most methods."""
 
     @cached_property
     def matrix(self) -> csr_array:
@@ -115,7 +116,7 @@ class SimilarTexts:
 
     def fit(self, past: Past) -> Scorer:
         """Nothing to learn without texts."""
-        told = past.told
+        told = past.told()
         if told is None or not told.outcomes.shape[0] or not (self.by_vectors or any(told.words)):
             return lambda asked: np.zeros(past.campaigns)
         if self.by_vectors:

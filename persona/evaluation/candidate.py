@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from persona.evaluation.gate import Limits
-from persona.evaluation.judging import Tuned, Tuner, TuningQuery, ask, from_priors, judge, tuned
+from persona.evaluation.judging import Tuned, Tuner, TuningQuery, ask, first, judge, tuned
 from persona.evaluation.reading import in_force_of, limits_of, read_log
 from persona.evaluation.replay import Log
 from persona.evaluation.report import Report
@@ -67,7 +67,7 @@ def evaluate(
     model, report = judge(questions, tuned(questions, candidate, tune, limits), in_force, limits)
     if in_force is None and not report.verdict.publish:
         model = candidate.model_copy(update={"judged_on": model.judged_on})
-    return model, report if in_force else from_priors(model, report)
+    return model, report if in_force else first(model, report)
 
 
 def _stands(report: Report, candidate: RankingModel, in_force: tuple[str, RankingModel] | None, limits: Limits) -> bool:

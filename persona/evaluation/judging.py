@@ -42,7 +42,6 @@ GATE_BASELINES: Mapping[str, Sequence[Baseline]] = {DECAYED: CONTENDERS[DECAYED]
 NO_EVIDENCE: Mapping[str, object] = MappingProxyType({})
 
 Floats = NDArray[np.float64]
-Ranking = Callable[[Query], Sequence[str]]
 
 
 class TuningQuery(NamedTuple):
@@ -90,7 +89,7 @@ class Asking:
             campaign=log.campaign[rows],
             at_ms=log.at_ms[rows],
             now_ms=self.window.start_ms,
-            told=self.replay.told,
+            told=lambda: self.replay.told,
         )
 
     def by_channels(self, recipes: Mapping[str, RankingModel]) -> dict[str, list[list[str]]]:
@@ -238,10 +237,13 @@ def judge(
     return candidate, report
 
 
-def from_priors(candidate: RankingModel, report: Report) -> Report:
-    """The report where there is nothing in force to go on serving: the candidate, which has the prior's weights, is published."""
+def first(candidate: RankingModel, report: Report) -> Report:
+    """The report where nothing is in force that could go on serving: the candidate is published, from priors if it has to be."""
     verdict = report.verdict
-    reason = "the first generation, from priors" + ("" if verdict.publish else f", as what was tuned {verdict.reason}")
+    if not verdict.publish:
+        reason = f"the first generation, from priors; what was judged {verdict.reason}"
+    else:
+        reason = f"the first generation, {'tuned' if candidate.tuned_on else 'from priors'}: {verdict.reason}"
     weights = {"weights": candidate.weights, "tuned_on": candidate.tuned_on}
     return report.model_copy(update={**weights, "verdict": verdict.model_copy(update={"publish": True, "reason": reason})})
 

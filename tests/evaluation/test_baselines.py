@@ -30,7 +30,7 @@ TOLD = Told(
     ["the sea and sun", "by the sea", "a loan"],
     csr_array(np.array([[1.0, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 0, 1, 0]])),
 )
-PAST = Past(5, USERS, CAMPAIGNS, DAYS * MS_PER_DAY, 10 * MS_PER_DAY, TOLD)
+PAST = Past(5, USERS, CAMPAIGNS, DAYS * MS_PER_DAY, 10 * MS_PER_DAY, lambda: TOLD)
 
 
 def scores(baseline: Baseline, asked: Asked) -> list[float]:
