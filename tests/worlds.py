@@ -25,7 +25,7 @@ PROVENANCE = {
     "overtaken",
 }  # fmt: skip
 """What says when and by which run something came about; it differs between two worlds that hold the same."""
-NO_CONTENT = {"anomalies", "centroids", "classifier", "files", "state", "generations", "relations", "fence"}
+NO_CONTENT = {"anomalies", "centroids", "classifier", "files", "state", "generations", "relations", "reports", "fence"}
 LEARNED = '"type": "RELATED"'
 """In the row of a relationship between campaigns."""
 

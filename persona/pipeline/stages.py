@@ -32,6 +32,7 @@ CODE_VERSIONS = {
     "engagement_metrics": "1",
     "cache": "1",
     "ranking_model": "2",
+    "ranking_evaluation": "1",
     "generation": "1",
 }
 """Moves when what an asset computes from the same input changes: what an older version applied then waits for it again."""

@@ -51,17 +51,30 @@ UNSEEN = Figures(strength=0.0, approval=PRIOR_APPROVALS / (PRIOR_APPROVALS + PRI
 """How a campaign does that nobody has seen."""
 
 
+class Judgement(BaseModel):
+    """The window on which a model was judged, as it was then: what the next model is compared with."""
+
+    start_ms: int
+    end_ms: int
+    conversions: dict[str, float]
+    """Campaign to its share of the window's conversions."""
+    top_places: dict[str, float]
+    """Campaign to its share of the first places that the model gave."""
+
+
 class RankingModel(BaseModel):
     """What a generation holds."""
 
     weights: dict[str, float]
+    tuned_on: int = 0
+    """Queries that the weights were tuned on; 0: they are the prior."""
     half_life_days: float
+    judged_on: Judgement | None = None
+    """None where there was too little to judge on."""
     newest_day: str | None
     facts: int
     fingerprint: str
     """Of everything the model was fitted on: the same data, the same model."""
-    tuned_on: int = 0
-    """How many queries the weights were tuned on; 0: they are the prior."""
     figures: dict[str, dict[str, Figures]]
     """By channel (empty: any), then campaign."""
     relations: RelationsSummary = RelationsSummary()

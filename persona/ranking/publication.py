@@ -14,7 +14,7 @@ from persona.pipeline.draining import Pipeline
 from persona.pipeline.lease import Lease
 from persona.pipeline.stages import CODE_VERSIONS, PROJECTIONS
 from persona.ranking.decay import choose_half_life
-from persona.ranking.generation import Decision, decide, generation_id
+from persona.ranking.generation import Decision, Verdict, decide, generation_id
 from persona.ranking.model import RankingModel, fit
 from persona.ranking.relations import learn, tastes
 from persona.stores.graph import Graph
@@ -95,14 +95,16 @@ def publish_candidate(pipeline: Pipeline, graph: Graph, *, run_id: str) -> Publi
         if stored is None:
             return Published(Decision(False, "no model has been fitted yet"), None, "none", state)
         candidate = RankingModel.model_validate(stored)
-        serving = RankingModel.model_validate(in_force[1]) if in_force else None
-        decision = decide(candidate, serving, withdrawn=generations.withdrawn())
+        report = generations.report(candidate.fingerprint)
+        verdict = Verdict.model_validate(report["verdict"]) if report else None
+        serving = (in_force[0], RankingModel.model_validate(in_force[1])) if in_force else None
+        decision = decide(candidate, serving, verdict, withdrawn=generations.withdrawn())
         name = in_force[0] if in_force else None
         if decision.publish:
             name = _publish(pipeline, graph, lease, candidate, decision.reason)
             pipeline.announce(run_id)
             count(1)
-        elif serving is None or candidate.fingerprint != serving.fingerprint:  # what serves is no refused candidate
+        elif serving is None or candidate.fingerprint != serving[1].fingerprint:  # what serves is no refused candidate
             lease.check()
             generations.refuse_candidate(decision.reason)
         return Published(decision, name, f"{candidate.fingerprint}-{CODE_VERSIONS['generation']}", state)

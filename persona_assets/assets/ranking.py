@@ -1,9 +1,12 @@
-"""From the projections to what is served: a fitted model, and its publication as a generation."""
+"""From the projections to what is served: a fitted model, its evaluation, and its publication as a generation."""
 
 from datetime import timedelta
+from typing import Any
 
 import dagster as dg
 
+from persona.evaluation.candidate import evaluate_candidate
+from persona.evaluation.report import Report, markdown
 from persona.pipeline.draining import Pipeline
 from persona.pipeline.learning import learn_given_intents
 from persona.pipeline.stages import CODE_VERSIONS
@@ -59,6 +62,23 @@ def ranking_model(
     deps=[ranking_model, drop_folder],
     kinds={"python", "mongodb", "neo4j"},
     owners=OWNERS,
+    code_version=CODE_VERSIONS["ranking_evaluation"],
+)
+def ranking_evaluation(context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult[None]:
+    """How the fitted model, tuned on earlier windows, does in the newest, beside the one in force and decayed popularity."""
+    evaluated = evaluate_candidate(pipeline, run_id=context.run.run_id)
+    return dg.MaterializeResult(
+        metadata=_figures(evaluated.report) if evaluated.report else {"dagster/row_count": 0},
+        data_version=dg.DataVersion(evaluated.version),
+        tags={FOLDER_STATE: evaluated.folder_state},
+    )
+
+
+@dg.asset(
+    group_name="ranking",
+    deps=[ranking_evaluation, drop_folder],
+    kinds={"python", "mongodb"},
+    owners=OWNERS,
     code_version=CODE_VERSIONS["generation"],
 )
 def generation(
@@ -75,6 +95,20 @@ def generation(
         data_version=dg.DataVersion(published.fingerprint),
         tags={FOLDER_STATE: published.folder_state},
     )
+
+
+def _figures(report: Report) -> dict[str, Any]:
+    newest = report.windows[0] if report.windows else None
+    return {
+        "dagster/row_count": newest.queries if newest else 0,
+        "passed": report.verdict.publish,
+        "reason": report.verdict.reason,
+        "tuned_on": report.tuned_on,
+        "half_life_days": report.half_life_days,
+        **(newest.contenders[0].metrics if newest else {}),
+        "report": dg.MetadataValue.md(markdown(report)),
+        **({"advantage": plots.advantage(report)} if report.differences else {}),
+    }
 
 
 recommendation_api = dg.AssetSpec(

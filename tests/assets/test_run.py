@@ -23,7 +23,7 @@ from persona_assets.execution import QUIET
 from tests.assets.conftest import ASSETS, World, failed_checks
 from tests.worlds import clear, content, differences, everything, generated, ledger, put_drop, said
 
-CHECKS = 18
+CHECKS = 19
 
 
 def rows(world: World, query: str) -> list[Any]:
@@ -74,7 +74,7 @@ def test_a_run_applies_everything_a_second_changes_nothing_and_a_third_what_is_n
     assert differences(before, everything(world.settings)) == {}
     assert world.data_versions() == versions
     assert failed_checks(again) == []
-    assert rows(world, f"SELECT count(*), sum(records) FROM pipeline_runs WHERE run_id = '{again.run_id}'") == [(9, 0)]
+    assert rows(world, f"SELECT count(*), sum(records) FROM pipeline_runs WHERE run_id = '{again.run_id}'") == [(10, 0)]
 
     put_drop(world.settings.drops, "later.jsonl", [said("u_new", "a quiet word about savings", campaign_id="c_101")])
     world.succeed()
@@ -142,8 +142,13 @@ def lose_a_fact(world: World) -> None:
     ("asset", "sabotage", "check", "spared"),
     [
         ("embeddings", lose_a_vector, "vectors_are_sound", {"intents", "milvus_collection", "neo4j_graph", "engagement_metrics"}),
-        ("milvus_collection", lose_a_conversation, "vectors_agree_with_the_truth", {"ranking_model", "generation"}),
-        ("engagement_metrics", lose_a_fact, "facts_agree_with_the_truth", {"ranking_model", "generation"}),
+        (
+            "milvus_collection",
+            lose_a_conversation,
+            "vectors_agree_with_the_truth",
+            {"ranking_model", "ranking_evaluation", "generation"},
+        ),
+        ("engagement_metrics", lose_a_fact, "facts_agree_with_the_truth", {"ranking_model", "ranking_evaluation", "generation"}),
     ],
 )
 def test_a_failing_blocking_check_stops_what_is_downstream(
@@ -300,7 +305,7 @@ def test_named_drops_can_be_applied_again(world: World) -> None:
     world.succeed()
     before = content(world.settings)
     drop = hashlib.sha256(files[0].read_bytes()).hexdigest()
-    draining = [asset for asset in ASSETS if asset not in ("catalogs", "ranking_model", "generation")]
+    draining = [asset for asset in ASSETS if asset not in ("catalogs", "ranking_model", "ranking_evaluation", "generation")]
     job = build_definitions().resolve_implicit_global_asset_job_def()
 
     def launch(drops: list[str], *, reapply: bool) -> dg.ExecuteInProcessResult:

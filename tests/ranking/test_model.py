@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from persona.ranking.channels import CHANNELS
-from persona.ranking.generation import decide, generation_id
+from persona.ranking.generation import Verdict, decide, generation_id
 from persona.ranking.model import HALF_LIFE_DAYS, PRIOR_WEIGHTS, UNSEEN, RankingModel, fit
 from persona.schemas import DayBucket, Event
 
@@ -115,14 +115,24 @@ def test_a_model_comes_back_from_the_store_as_it_went_in() -> None:
     assert RankingModel.model_validate(model.model_dump()) == model
 
 
-def test_the_first_model_is_published_and_then_only_what_rests_on_other_data() -> None:
+def verdict(model: RankingModel, in_force: str | None, *, publish: bool) -> Verdict:
+    return Verdict(fingerprint=model.fingerprint, in_force=in_force, publish=publish, reason=f"the evaluation says {publish}")
+
+
+def test_what_rests_on_other_data_is_published_as_the_evaluation_says() -> None:
     first, same, newer = fitted(), fitted(), fitted(bucket("a", "click"), fingerprint="g")
-    assert decide(first, None).publish
-    assert not decide(same, first).publish
-    assert decide(newer, first).publish
-    reasons = {decide(first, None).reason, decide(same, first).reason, decide(newer, first).reason}
-    assert len(reasons) == 3
-    assert all(reasons)
+    assert decide(first, None, verdict(first, None, publish=True)).publish
+    assert not decide(same, ("g_1", first), verdict(same, "g_1", publish=True)).publish
+    for said in (True, False):
+        decided = decide(newer, ("g_1", first), verdict(newer, "g_1", publish=said))
+        assert (decided.publish, decided.reason) == (said, f"the evaluation says {said}")
+
+
+def test_what_was_not_compared_with_what_serves_is_not_published() -> None:
+    serving, candidate = fitted(), fitted(bucket("a", "click"), fingerprint="g")
+    for said in (None, verdict(serving, "g_1", publish=True), verdict(candidate, "g_0", publish=True)):
+        decided = decide(candidate, ("g_1", serving), said)
+        assert not decided.publish and "ranking_evaluation" in decided.reason
 
 
 def test_what_was_rolled_back_is_not_published_again_by_itself() -> None:

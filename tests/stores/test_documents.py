@@ -527,6 +527,27 @@ def test_relations_are_kept_by_model(documents: Documents) -> None:
     assert [documents.relations.count(each) for each in ("f_1", "f_2")] == [0, 1]
 
 
+def test_the_report_of_a_candidate_is_kept_with_those_of_what_was_published(documents: Documents) -> None:
+    generations = documents.generations
+    generations.put_report("f_1", {"tuned_on": 1})
+    generations.publish("g_1", {"fingerprint": "f_1"})
+    generations.put_report("f_2", {"tuned_on": 2})
+    generations.put_report("f_3", {"tuned_on": 3})
+    assert [generations.report(name) for name in ("f_1", "f_2", "f_3")] == [{"tuned_on": 1}, None, {"tuned_on": 3}]
+
+
+def test_everything_can_be_replayed_and_words_only_where_they_are_asked_for(documents: Documents) -> None:
+    documents.records.insert(
+        [said("m_1", "hello", intent="greeting"), said("m_2", "hello", hours=1), record("m_3", campaign_id="c")]
+    )
+    found = {row["_id"]: row for row in documents.records.replayable()}
+    assert set(found) == {"m_1", "m_2", "m_3"}
+    assert set(found["m_1"]) == {"_id", "user_id", "timestamp", "event", "channel", "text_hash", "intent"}
+    assert found["m_3"]["campaign_id"] == "c"
+    assert [row.get("message") for row in documents.records.replayable(words=True)].count("hello") == 2
+    assert list(documents.records.text_hashes()) == [text_hash("hello")]
+
+
 def test_databases_do_not_see_each_other(new_documents: Callable[[], Documents]) -> None:
     ours, theirs = new_documents(), new_documents()
     ours.records.insert([record("m")])

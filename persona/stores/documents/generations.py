@@ -32,6 +32,7 @@ class Generations:
     def __init__(self, database: Database[dict[str, Any]]) -> None:
         self._generations: Collection[dict[str, Any]] = database["generations"]
         self._state: Collection[dict[str, Any]] = database["state"]
+        self._reports: Collection[dict[str, Any]] = database["reports"]
 
     # -- the candidate ----------------------------------------------------------------------------------------------------
 
@@ -106,6 +107,19 @@ class Generations:
         old = set(ids[keep:]) - {self._in_force_state(session).get("generation")}
         self._generations.delete_many({"_id": {"$in": sorted(old)}}, session=session)
         self._state.update_one({"_id": "generation"}, {"$pull": {"before": {"$in": sorted(old)}}}, session=session)
+
+    # -- how they were judged ---------------------------------------------------------------------------------------------
+
+    def put_report(self, fingerprint: str, report: dict[str, Any]) -> None:
+        """Keep the evaluation of the model with this fingerprint; those of models that were not published go."""
+        self._reports.replace_one({"_id": fingerprint}, {"_id": fingerprint, "report": report}, upsert=True)
+        kept = [fingerprint, *self._generations.distinct("model.fingerprint")]
+        self._reports.delete_many({"_id": {"$nin": kept}})
+
+    def report(self, fingerprint: str) -> dict[str, Any] | None:
+        """The evaluation of the model with this fingerprint."""
+        found = self._reports.find_one({"_id": fingerprint})
+        return found["report"] if found else None
 
     # -- the fingerprints of their models ---------------------------------------------------------------------------------
 

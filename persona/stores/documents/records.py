@@ -58,6 +58,8 @@ FACT = {
 }  # fmt: skip
 ORIGIN = {"timestamp": 1, "event": 1, "campaign_id": 1, "drop": 1, "line": 1}
 
+REPLAYED = HISTORY | {"channel": 1}
+
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
@@ -196,6 +198,15 @@ class Records:
         """Which of these users have a record."""
         groups = self._records.aggregate([{"$match": {"user_id": {"$in": list(users)}}}, {"$group": {"_id": "$user_id"}}])
         return {group["_id"] for group in groups}
+
+    def replayable(self, *, words: bool = False) -> Iterator[dict[str, Any]]:
+        """Everybody's records (fields of `REPLAYED`, with `words` what was said too), in no order."""
+        yield from self._records.find({}, REPLAYED | ({"message": 1} if words else {}), batch_size=10_000)
+
+    def text_hashes(self) -> Iterator[str]:
+        """The distinct text hashes of everybody."""
+        for group in self._records.aggregate([{"$match": A_TEXT}, {"$group": {"_id": "$text_hash"}}], allowDiskUse=True):
+            yield group["_id"]
 
     # -- the truth about people -------------------------------------------------------------------------------------------
 

@@ -1,0 +1,311 @@
+"""From a log of everything to a judgement on a candidate: windows, queries, tuning, contenders, differences. Pure; stores are elsewhere."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from persona.evaluation import gate, metrics
+from persona.evaluation.baselines import CONTENDERS, DECAYED, Baseline, Past, ranked
+from persona.evaluation.gate import Difference, Jump, Limits
+from persona.evaluation.intervals import bootstrap
+from persona.evaluation.replay import NONE, Log, Query, Replay, queries_in
+from persona.evaluation.report import Figures, Judged, Report
+from persona.evaluation.splits import Window, rolling_windows
+from persona.ranking.channels import Candidate
+from persona.ranking.fusion import fuse
+from persona.ranking.model import PRIOR_WEIGHTS, Judgement, RankingModel, fit
+from persona.ranking.tuning import Tuned, TuningQuery
+
+NEWEST, BEFORE, THEN = "the newest window", "the window before", "the window of the generation in force"
+CANDIDATE, IN_FORCE, PRIOR = "candidate", "in force", "prior weights"
+EARLIER = 2
+"""Windows before the newest that weights and settings are chosen on."""
+SHARE = 0.1
+"""Of everything relevant, in one window."""
+QUERIES = 1_000
+"""Drawn at random in a window to judge on."""
+TUNING_QUERIES = 300
+"""Drawn at random in each earlier window."""
+CHOSEN_BY = "ndcg@100"
+"""The metric with the least noise."""
+CONVERSIONS = 50
+"""In a window with fewer, a campaign's share of them may jump by chance."""
+KEPT = 50
+"""Campaigns with the greatest shares that are remembered of a window."""
+GATE_BASELINES: Mapping[str, Sequence[Baseline]] = {DECAYED: CONTENDERS[DECAYED]}
+"""What a candidate may not lose to, besides the generation in force."""
+NO_EVIDENCE: Mapping[str, object] = MappingProxyType({})
+
+Floats = NDArray[np.float64]
+
+
+Tuner = Callable[[Sequence[TuningQuery]], Tuned]
+"""Weights from queries of earlier windows."""
+
+
+@dataclass(frozen=True)
+class Asking:
+    """A window with its queries, and the stores as they were at its start."""
+
+    name: str
+    window: Window
+    queries: Sequence[Query]
+    log: Log
+
+    @cached_property
+    def replay(self) -> Replay:
+        """What the product's channels ask."""
+        return Replay(self.log, self.window.start_ms)
+
+    @cached_property
+    def past(self) -> Past:
+        """What baselines may learn from."""
+        log = self.log
+        rows = np.flatnonzero(log.relevant & (log.at_ms < self.window.start_ms))
+        return Past(
+            campaigns=len(log.campaigns.all),
+            user=log.user[rows],
+            campaign=log.campaign[rows],
+            at_ms=log.at_ms[rows],
+            now_ms=self.window.start_ms,
+            told=lambda: self.replay.told,
+        )
+
+    def by_channels(self, recipes: Mapping[str, RankingModel]) -> dict[str, list[list[str]]]:
+        """Each recipe's rankings, query by query: its weights and half-life, its figures fitted on what was known by then."""
+        by_half_life = {recipe.half_life_days: self.fitted(recipe) for recipe in recipes.values()}
+        rankings: dict[str, list[list[str]]] = {name: [] for name in recipes}
+        for query in self.queries:
+            proposals = {days: self.replay.proposals(query, model) for days, model in by_half_life.items()}
+            for name, recipe in recipes.items():
+                fused = fuse(proposals[recipe.half_life_days], recipe.weights)
+                rankings[name].append([item.campaign_id for item in fused[: metrics.DEPTH + len(query.taken)]])
+        return rankings
+
+    def by_baseline(self, baseline: Baseline) -> list[list[str]]:
+        """A baseline's rankings, query by query."""
+        score, names = baseline.fit(self.past), self.log.campaigns.all
+        return [
+            [names[number] for number in ranked(score(self.log.asked(query)), metrics.DEPTH + len(query.taken))]
+            for query in self.queries
+        ]
+
+    def fitted(self, recipe: RankingModel) -> RankingModel:
+        """The figures that this recipe would have given at the window's start; its weights are not in them."""
+        buckets = self.log.day_buckets(self.window.start_ms)
+        return fit(buckets, facts=0, fingerprint=recipe.fingerprint, half_life_days=recipe.half_life_days)
+
+
+@dataclass(frozen=True)
+class Questions:
+    """All that is asked of a log."""
+
+    log: Log
+    newest: Asking
+    earlier: Sequence[Asking]
+    """Newest first."""
+
+    def enough(self, limits: Limits) -> bool:
+        """Whether there are queries enough to tune and to judge on."""
+        return min(len(self.newest.queries), sum(len(asking.queries) for asking in self.earlier)) >= limits.queries
+
+
+def ask(log: Log) -> Questions:
+    """The newest windows of the log, each with about a tenth of all that was relevant, and their queries."""
+    windows = rolling_windows(log.at_ms[log.relevant], count=1 + EARLIER, share=SHARE) or [Window(0, 0)]
+    newest, *earlier = (
+        Asking(name, window, queries_in(log, window, limit=QUERIES if name == NEWEST else TUNING_QUERIES), log)
+        for name, window in zip((NEWEST, *[BEFORE] * EARLIER), windows, strict=False)
+    )
+    return Questions(log, newest, earlier)
+
+
+# -- tuning -----------------------------------------------------------------------------------------------------------------
+
+
+def tuned(questions: Questions, candidate: RankingModel, tune: Tuner, limits: Limits) -> RankingModel:
+    """The candidate with the weights that do best on earlier windows; as it is where there are too few queries."""
+    if not questions.enough(limits):
+        return candidate
+    found = tune([query for asking in questions.earlier for query in tuning_queries(asking, candidate)])
+    return candidate.model_copy(update={"weights": dict(found.weights), "tuned_on": found.queries})
+
+
+def tuning_queries(asking: Asking, recipe: RankingModel) -> Iterator[TuningQuery]:
+    """What the channels proposed in this window; without evidence, of which there is a lot and which nothing is tuned by."""
+    model = asking.fitted(recipe)
+    for query in asking.queries:
+        proposals = {
+            channel: [Candidate(found.campaign_id, found.score, NO_EVIDENCE) for found in candidates]
+            for channel, candidates in asking.replay.proposals(query, model).items()
+        }
+        yield TuningQuery(proposals, query.relevant, query.taken)
+
+
+def best_setting(settings: Sequence[Baseline], askings: Sequence[Asking]) -> Baseline:
+    """The setting with the highest mean of NDCG@100 in these windows; the first of equals."""
+    if len(settings) == 1:
+        return settings[0]
+
+    def mean(setting: Baseline) -> float:
+        return fmean(
+            score for asking in askings for score in _scores(asking.by_baseline(setting), asking.queries)[CHOSEN_BY].tolist()
+        )
+
+    return max(settings, key=mean)
+
+
+# -- judging ----------------------------------------------------------------------------------------------------------------
+
+
+def judge(
+    questions: Questions,
+    candidate: RankingModel,
+    in_force: tuple[str, RankingModel] | None,
+    limits: Limits,
+    baselines: Mapping[str, Sequence[Baseline]] = GATE_BASELINES,
+) -> tuple[RankingModel, Report]:
+    """The candidate with the window that it was judged on, and the report: in the newest window, and in that of the one in force.
+
+    It is compared with the generation in force (before there is one, with the prior's weights), each by its recipe, weights and
+    half-life, fitted on what was known at the window's start; and with `baselines`, with settings chosen on earlier windows.
+    """
+    log, newest = questions.log, questions.newest
+    rival = (IN_FORCE, in_force[1]) if in_force else (PRIOR, candidate.model_copy(update={"weights": PRIOR_WEIGHTS}))
+    windows: list[Judged] = []
+    differences: list[Difference] = []
+    notes: list[str] = []
+    rises: list[Jump] = []
+    if questions.enough(limits):
+        settings = {name: best_setting(grid, questions.earlier) for name, grid in baselines.items()}
+        for asking in [newest, *_window_then(log, newest, in_force)]:
+            rankings = asking.by_channels({CANDIDATE: candidate, rival[0]: rival[1]})
+            rankings |= {name: asking.by_baseline(setting) for name, setting in settings.items()}
+            window, found = _compared(asking, rankings, {name: _in_words(setting) for name, setting in settings.items()})
+            windows.append(window)
+            differences += [difference for difference in found if difference.against in (rival[0], DECAYED)]
+            if asking is newest:
+                judgement = _judgement(asking, rankings[CANDIDATE], limits)
+        before = questions.earlier[0]
+        earlier = [_judgement(before, before.by_channels({CANDIDATE: candidate})[CANDIDATE], limits)]
+        earlier += [in_force[1].judged_on] if in_force and in_force[1].judged_on else []
+        rises = gate.jumps(judgement, earlier, limits)
+        candidate = candidate.model_copy(update={"judged_on": judgement})
+        if len(newest.queries) >= QUERIES:
+            notes.append(f"Of each window about {QUERIES:,} queries were drawn, of users at random; {TUNING_QUERIES} to tune on.")
+    else:
+        notes.append(
+            f"{len(newest.queries)} queries in the newest window, {sum(len(asking.queries) for asking in questions.earlier)} before it: "
+            f"fewer than the {limits.queries} that tuning and judging need. The weights are the prior's."
+        )
+    verdict = gate.judge(candidate.fingerprint, in_force[0] if in_force else None, differences, rises, limits)
+    report = Report(
+        fingerprint=candidate.fingerprint,
+        limits=limits,
+        in_force=verdict.in_force,
+        engagements=int((log.campaign != NONE).sum()),
+        campaigns=len(log.catalogue),
+        weights=candidate.weights,
+        half_life_days=candidate.half_life_days,
+        tuned_on=candidate.tuned_on,
+        windows=windows,
+        differences=differences,
+        verdict=verdict,
+        notes=notes,
+    )
+    return candidate, report
+
+
+def first(candidate: RankingModel, report: Report) -> Report:
+    """The report where nothing is in force that could go on serving: the candidate is published, from priors if it has to be."""
+    verdict = report.verdict
+    if not verdict.publish:
+        reason = f"the first generation, from priors; what was judged {verdict.reason}"
+    else:
+        reason = f"the first generation, {'tuned' if candidate.tuned_on else 'from priors'}: {verdict.reason}"
+    weights = {"weights": candidate.weights, "tuned_on": candidate.tuned_on}
+    return report.model_copy(update={**weights, "verdict": verdict.model_copy(update={"publish": True, "reason": reason})})
+
+
+def _window_then(log: Log, newest: Asking, in_force: tuple[str, RankingModel] | None) -> list[Asking]:
+    judged_on = in_force[1].judged_on if in_force else None
+    if judged_on is None:
+        return []
+    window = Window(judged_on.start_ms, judged_on.end_ms)
+    queries = queries_in(log, window, limit=QUERIES) if window != newest.window else []
+    return [Asking(THEN, window, queries, log)] if queries else []
+
+
+def _compared(
+    asking: Asking, rankings: Mapping[str, list[list[str]]], settings: Mapping[str, str]
+) -> tuple[Judged, list[Difference]]:
+    queries = asking.queries
+    warm = np.array([query.warm for query in queries])
+    users = [query.user_id for query in queries]
+    scores = {name: _scores(of_one, queries) for name, of_one in rankings.items()}
+    catalogue = asking.log.catalogue.keys() | set(asking.log.campaigns.all)
+    contenders = [
+        Figures(
+            name=name,
+            setting=settings.get(name, ""),
+            metrics=_means(scores[name], warm | ~warm),
+            warm=_means(scores[name], warm),
+            cold=_means(scores[name], ~warm),
+            coverage=metrics.coverage(left := _left(of_one, queries), catalogue),
+            gini=metrics.gini(left, catalogue),
+        )
+        for name, of_one in rankings.items()
+    ]
+    differences = [
+        Difference(asking.name, name, metric, *bootstrap(scores[CANDIDATE][metric] - scores[name][metric], users))
+        for name in rankings
+        if name != CANDIDATE
+        for metric in metrics.METRICS
+    ]
+    start, end = asking.window.start_ms, asking.window.end_ms
+    judged = Judged(
+        name=asking.name, start_ms=start, end_ms=end, queries=len(queries), users=len(set(users)), warm=int(warm.sum()),
+        contenders=contenders,
+    )  # fmt: skip
+    return judged, differences
+
+
+def _judgement(asking: Asking, rankings: Sequence[Sequence[str]], limits: Limits) -> Judgement:
+    shares, conversions = asking.log.shares_of_conversions(asking.window)
+    places = metrics.shares_of_top(_left(rankings, asking.queries)) if len(asking.queries) >= limits.queries else {}
+    return Judgement(
+        start_ms=asking.window.start_ms,
+        end_ms=asking.window.end_ms,
+        conversions=_strongest(shares) if conversions >= CONVERSIONS else {},
+        top_places=_strongest(places),
+    )
+
+
+def _in_words(setting: Baseline) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {number}" for name, number in vars(setting).items() if number is not None)
+
+
+def _strongest(shares: Mapping[str, float]) -> dict[str, float]:
+    return {campaign: round(share, 6) for campaign, share in list(shares.items())[:KEPT]}
+
+
+def _left(rankings: Sequence[Sequence[str]], queries: Sequence[Query]) -> list[list[str]]:
+    pairs = zip(rankings, queries, strict=True)
+    return [metrics.struck_out(ranking, query.relevant, query.taken)[0] for ranking, query in pairs]
+
+
+def _scores(rankings: Sequence[Sequence[str]], queries: Sequence[Query]) -> dict[str, Floats]:
+    left = _left(rankings, queries)
+    return {
+        name: np.array([metric(ranking, query.relevant) for ranking, query in zip(left, queries, strict=True)])
+        for name, metric in metrics.METRICS.items()
+    }
+
+
+def _means(scores: Mapping[str, Floats], those: NDArray[np.bool_]) -> dict[str, float]:
+    return {metric: round(float(values[those].mean()), 6) for metric, values in scores.items()} if those.any() else {}

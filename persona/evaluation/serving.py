@@ -1,0 +1,31 @@
+"""Judging what serves, for whoever asks: the generation in force beside every baseline. Nothing is kept or published."""
+
+from collections.abc import Callable
+
+from persona.errors import NotFound
+from persona.evaluation.baselines import CONTENDERS
+from persona.evaluation.judging import ask, judge
+from persona.evaluation.reading import in_force_of, limits_of, read_log
+from persona.evaluation.report import Report
+from persona.ranking.model import RankingModel
+from persona.settings import Settings
+from persona.stores.documents import Documents
+
+
+def evaluate_serving(documents: Documents, settings: Settings, *, progress: Callable[[str], None] = lambda step: None) -> Report:
+    """The generation in force, before there is one the candidate, as it does in the newest window; `progress` is told each step.
+
+    Its weights and half-life, which were tuned on earlier windows, are taken as they are. Raises `NotFound` without a model.
+    """
+    name, model = in_force_of(documents) or ("the candidate", None)
+    stored = documents.generations.candidate()
+    if model is None and stored is None:
+        raise NotFound("no model has been fitted yet", hint="`persona materialize` fits one.")
+    progress("reading everything that happened")
+    log = read_log(documents, words=True)
+    progress("drawing queries")
+    questions = ask(log)
+    progress("ranking with every method, each tuned on earlier windows")
+    limits = limits_of(settings)
+    _, report = judge(questions, model or RankingModel.model_validate(stored), None, limits, CONTENDERS)
+    return report.model_copy(update={"model": name})
