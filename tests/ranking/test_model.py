@@ -137,9 +137,9 @@ def test_what_was_not_compared_with_what_serves_is_not_published() -> None:
 
 def test_what_was_rolled_back_is_not_published_again_by_itself() -> None:
     first, second, third = (fitted(bucket("a", "click", n), fingerprint=str(n)) for n in (1, 2, 3))
-    refused = decide(second, first, withdrawn={"2"})
+    refused = decide(second, ("g_1", first), verdict(second, "g_1", publish=True), withdrawn={"2"})
     assert not refused.publish and "rolled back" in refused.reason
-    assert decide(third, first, withdrawn={"2"}).publish
+    assert decide(third, ("g_1", first), verdict(third, "g_1", publish=True), withdrawn={"2"}).publish
 
 
 def test_a_generations_id_is_its_time() -> None:

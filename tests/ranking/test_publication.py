@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from persona.errors import LeaseLost, NotFound, StoreUnavailable
+from persona.evaluation.candidate import evaluate_candidate
 from persona.pipeline import sinks
 from persona.ranking import publication, relations
 from persona.ranking.publication import fit_candidate, publish_by_hand, publish_candidate, roll_back
@@ -41,6 +42,7 @@ class Place:
         self.world.put(together(number, *campaigns))
         self.world.drain()
         fit_candidate(self.pipeline, self.pipeline.warehouse, run_id=f"run_{number}")
+        evaluate_candidate(self.pipeline, run_id=f"run_{number}")
 
     def publish(self) -> str:
         published = publish_candidate(self.pipeline, self.graph, run_id="r")
