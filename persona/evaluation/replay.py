@@ -393,13 +393,15 @@ class Replay:
     def _relations(self) -> Mapping[str, Sequence[Relation]]:
         log = self._log
         rows = np.flatnonzero((log.at_ms < self.at_ms) & (log.campaign != NONE))
+        by_name = np.argsort(np.argsort(np.array(log.users.all, dtype=object)))  # as the warehouse hands them out
         events = (
             (log.users.all[log.user[row]], log.campaigns.all[log.campaign[row]], EVENT_NAMES[log.event[row]], int(log.at_ms[row]))
-            for row in rows
+            for row in rows[np.argsort(by_name[log.user[rows]], kind="stable")]
         )
         campaigns = {log.campaigns.all[number] for number in np.unique(log.campaign[rows])}
+        end_of_newest_day = (int(log.at_ms[rows].max(initial=0)) // MS_PER_DAY + 1) * MS_PER_DAY
         found: dict[str, list[Relation]] = defaultdict(list)
-        for relation in learn(tastes(events, now_ms=self.at_ms), campaigns).relations:
+        for relation in learn(tastes(events, now_ms=end_of_newest_day), campaigns).relations:
             found[relation.campaign_id].append(relation)
         return found
 

@@ -148,10 +148,11 @@ def test_a_replay_of_everything_is_what_the_stores_hold(world: World) -> None:
                 vector=vector,
                 intents={intent.intent: intent for intent in stores.graph.intents_of(user)},
                 history=stores.graph.history_of(user),
+                mentioned={mention.campaign_id: mention for mention in stores.graph.mentions_of(user)},
             )
             sources = Sources(
                 vectors=stores.vectors, graph=stores.graph, campaigns=snapshot.campaigns, model=snapshot.model, now_ms=now_ms,
-                channel=None,
+                channel=None, generation=snapshot.generation,
             )  # fmt: skip
             theirs = {name: channel(context, sources) for name, channel in CHANNELS.items()}
             query = Query(user, now_ms, context, "", frozenset(), frozenset(), warm=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from persona.errors import InvalidInput, NotFound
+from persona.evaluation.candidate import evaluate_candidate
 from persona.intake.catalogs import load_folder
 from persona.privacy import erasure
 from persona.privacy.erasure import erase, is_complete
@@ -52,6 +53,7 @@ def test_the_person_is_gone_and_the_proof_says_where_not(place: Place) -> None:
 def test_what_goes_together_stops_counting_the_person_at_the_next_fit(place: Place) -> None:
     def support() -> set[int]:
         publication.fit_candidate(place.pipeline, place.pipeline.warehouse, run_id="r")
+        evaluate_candidate(place.pipeline, run_id="r")
         generation = publication.publish_candidate(place.pipeline, place.world.graph, run_id="r").in_force or ""
         votes = place.world.graph.related_campaigns({"c_0": 1.0, "c_1": 1.0, "c_2": 1.0}, generation=generation, limit=10)
         assert {vote.campaign_id for vote in votes} == {"c_0", "c_1", "c_2"}

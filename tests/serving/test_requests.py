@@ -83,7 +83,7 @@ def test_the_api_describes_itself(client: TestClient) -> None:
     assert client.get("/docs").status_code == 200
     document = client.get("/openapi.json").json()
     people = {"/users/{user_id}", "/users/{user_id}/export", "/users/{user_id}/similar", "/campaigns/{campaign_id}/audience"}
-    offers = {"/recommendations/{user_id}", "/recommendations/{user_id}/why"}
+    offers = {"/recommendations/{user_id}", "/recommendations/{user_id}/why", "/intents"}
     assert set(document["paths"]) == {"/health", "/livez", "/readyz"} | offers | people
     route = document["paths"]["/recommendations/{user_id}"]["get"]
     assert {parameter["name"] for parameter in route["parameters"]} == {"user_id", "k", "channel", "exclude", "explain"}
