@@ -17,7 +17,7 @@ from persona.settings import Settings
 from persona.stores.opening import Stores, open_stores
 from serving.app import create_app
 from tests.cli.conftest import command_in
-from tests.worlds import clear, eventually, ledger, put_drop, said
+from tests.worlds import clear, ledger, put_drop, said, whole_answer
 
 DATA = Path(os.environ.get("PERSONA_TEST_DATA", "../shared/data")).resolve() / "blns" / "blns.json"
 
@@ -107,18 +107,11 @@ def test_every_user_is_known_over_http(naughty: Naughty) -> None:
     campaigns = {*naughty.accepted("campaign_id").values(), "c_all"}
     offered: set[str] = set()
     for user in naughty.accepted("user_id").values():
-        answer = eventually(lambda user=user: whole_answer(naughty.api, user), seconds=20, what=f"a whole answer for {user!r}")
+        asked = {"user_id": user, "k": 50}
+        answer = whole_answer(lambda asked=asked: naughty.api.get("/recommendations/-", params=asked))
         assert (answer["user_id"], answer["known_user"]) == (user, True)
         offered |= {offer["campaign_id"] for offer in answer["recommendations"]}
     assert offered and offered <= campaigns
-
-
-def whole_answer(api: TestClient, user: str) -> dict[str, Any] | None:
-    """What a person is offered, unless a store was too slow for the answer's deadline."""
-    response = api.get("/recommendations/-", params={"user_id": user, "k": 50})
-    assert response.status_code == 200, (user, response.text)
-    answer: dict[str, Any] = response.json()
-    return None if answer["degraded"] else answer
 
 
 def test_what_is_exported_over_http_is_what_went_in(naughty: Naughty) -> None:

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from statistics import median
 from typing import Any
 
 import httpx
@@ -33,8 +34,9 @@ from persona.schemas import (
 from persona.settings import Settings, StoreName
 from serving import stores
 from serving.app import create_app
-from serving.guard import DEADLINE_SECONDS
+from serving.guard import DEADLINE_SECONDS, FAILURES_TO_OPEN
 from tests.serving.conftest import eventually
+from tests.worlds import whole_answer
 
 DIMENSION = 16
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -112,18 +114,6 @@ def client(settings: Settings) -> Iterator[TestClient]:
         yield running
 
 
-def whole_answer(client: TestClient, question: str) -> dict[str, Any]:
-    """The first answer for which no store was too slow."""
-    answers: list[dict[str, Any]] = []
-
-    def whole() -> bool:
-        answers.append(client.get(question).json())
-        return answers[-1]["degraded"] == []
-
-    eventually(whole, within=20)
-    return answers[-1]
-
-
 @contextmanager
 def stopped(settings: Settings, name: StoreName) -> Iterator[None]:
     """The server neither answers nor refuses, as long as the block lasts."""
@@ -138,7 +128,7 @@ def stopped(settings: Settings, name: StoreName) -> Iterator[None]:
 
 
 def test_every_channel_has_its_part_in_the_answer_and_the_cache_repeats_it(client: TestClient) -> None:
-    answer = whole_answer(client, "/recommendations/u_1?k=6")
+    answer = whole_answer(lambda: client.get("/recommendations/u_1?k=6"))
     assert answer["known_user"]
     assert (answer["generation"], answer["as_of"]) == ("g_test", "2026-01-01T12:00:00Z")
     found = {part["channel"] for item in answer["recommendations"] for part in item["evidence"]}
@@ -158,22 +148,23 @@ def test_a_stopped_server_degrades_the_answer_in_time_and_comes_back(
     client: TestClient, settings: Settings, name: StoreName
 ) -> None:
     question = "/recommendations/u_2?exclude=c_0" if name != "redis" else "/recommendations/u_2"
-    whole_answer(client, question)
+    whole_answer(lambda: client.get(question))
     with stopped(settings, name):
-        took = []
+        took, degraded = list[float](), list[list[str]]()
         for _ in range(10):
             started = time.monotonic()
             answer = client.get(question).json()
             took.append(time.monotonic() - started)
-            assert name in answer["degraded"]
+            degraded.append(answer["degraded"])
             assert answer["recommendations"]
+        assert all(name in found for found in degraded) and [name] in degraded
         assert max(took) < 2
-        assert min(took) < DEADLINE_SECONDS / 2, "people wait for a store that is known to hang"
+        assert median(took[FAILURES_TO_OPEN:]) < DEADLINE_SECONDS / 2, "people wait for a store that is known to hang"
         started = time.monotonic()
         health = client.get("/health").json()
         assert time.monotonic() - started < 2
         assert (health["status"], health["stores"][name]["status"]) == ("degraded", "down")
-    whole_answer(client, question)
+    whole_answer(lambda: client.get(question))
     eventually(lambda: client.get("/health").json()["status"] == "ok", within=20)
 
 
@@ -207,7 +198,7 @@ def test_what_is_published_while_it_runs_is_served(client: TestClient, settings:
 
 def test_vectors_rebuilt_while_it_runs_are_served(client: TestClient, settings: Settings) -> None:
     def channels() -> set[str]:
-        answer = whole_answer(client, "/recommendations/u_5?k=6")
+        answer = whole_answer(lambda: client.get("/recommendations/u_5?k=6"))
         return {part["channel"] for item in answer["recommendations"] for part in item["evidence"]}
 
     opened = stores.openers(settings)
@@ -227,9 +218,9 @@ def test_vectors_rebuilt_while_it_runs_are_served(client: TestClient, settings: 
 def test_a_service_that_starts_while_a_server_hangs_serves_without_it(settings: Settings) -> None:
     question = "/recommendations/u_1?exclude=c_0"
     with stopped(settings, "neo4j"), TestClient(create_app(settings)) as client:
-        assert "neo4j" in client.get(question).json()["degraded"]
+        eventually(lambda: client.get(question).json()["degraded"] == ["neo4j"])
         os.kill(stores_status(settings)["neo4j"].pid or 0, signal.SIGCONT)
-        whole_answer(client, question)
+        whole_answer(lambda: client.get(question))
 
 
 def test_the_process_logs_json_and_ends_when_told_though_a_server_hangs(settings: Settings) -> None:
@@ -250,7 +241,7 @@ def test_the_process_logs_json_and_ends_when_told_though_a_server_hangs(settings
             assert http.get("/recommendations/-", params={"user_id": "team/anna"}).json()["user_id"] == "team/anna"
             assert "server" not in http.get("/livez").headers
             with stopped(settings, "neo4j"):
-                assert "neo4j" in http.get("/recommendations/u_4?exclude=c_0").json()["degraded"]
+                eventually(lambda: http.get("/recommendations/u_4?exclude=c_0").json()["degraded"] == ["neo4j"])
                 service.terminate()
                 _, log = service.communicate(timeout=10)
         assert service.returncode in (0, -signal.SIGTERM)
