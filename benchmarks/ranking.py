@@ -77,7 +77,7 @@ def log_of(engagements: int) -> Log:
     campaigns = {f"c_{101 + number}": Campaign(campaign_id=f"c_{101 + number}") for number in range(1_000)}
     of_campaigns = {campaign: vectors[TEXTS + number] for number, campaign in enumerate(campaigns)}
     return Log(
-        records(engagements, rng), vectors=texts, inferred={}, named={}, catalogue=campaigns, campaign_vectors=of_campaigns
+        records(engagements, rng), vectors=texts, inferred={}, named={}, openings={}, catalogue=campaigns, campaign_vectors=of_campaigns
     )  # fmt: skip
 
 
@@ -92,7 +92,12 @@ def records(engagements: int, rng: np.random.Generator) -> Iterator[dict[str, An
             "_id": event["message_id"], "timestamp": at, "event": event["event"], "campaign_id": event["campaign_id"], **common,
         }  # fmt: skip
         if speaks[number]:
-            said = {"text_hash": f"text {texts[number]}", "event": "message", "timestamp": at - timedelta(minutes=1)}
+            said = {
+                "text_hash": f"text {texts[number]}",
+                "characters": 60,
+                "event": "message",
+                "timestamp": at - timedelta(minutes=1),
+            }
             yield {"_id": f"{event['message_id']}-said", **said, **common}
 
 

@@ -179,6 +179,17 @@ class UserProfile:
 
 
 @dataclass(frozen=True, slots=True)
+class Opening:
+    """The words with which a conversation of several messages opens."""
+
+    conversation_id: str
+    user_id: str
+    said: str
+    """Names the messages that it is made of, in their order."""
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
 class Conversation:
     """One conversation: its mean vector, and the campaigns it named or led to."""
 

@@ -6,11 +6,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from persona.errors import InvalidInput
 from persona.language.lazy import LazyEncoder
 from persona.pipeline.labelling import classifier_to_ask
+from persona.projections.conversations import in_one
 from persona.ranking.recommender import Query
 from persona.settings import Settings
 from persona_cli.answering import Answering, open_answering
@@ -52,9 +54,9 @@ def _for_texts(file: Path, settings: Settings, here: Answering, query: Query) ->
     encoder = LazyEncoder(settings)
     classifier = classifier_to_ask(here.documents, encoder)
     for asked in asked_in(file):
-        vectors = encoder.encode(asked.texts)
-        found = [guess.intent for guess in classifier.classify(vectors, settings.intent_threshold) if guess]
-        answer = here.recommender.for_texts(asked.texts, vectors, found, query, here.snapshot)
+        *each, together = encoder.encode([*asked.texts, in_one(asked.texts or [""])])
+        found = [guess.intent for guess in classifier.classify(np.array(each), settings.intent_threshold) if guess]
+        answer = here.recommender.for_texts(asked.texts, together if asked.texts else None, found, query, here.snapshot)
         yield {"id": asked.id, **answer.model_dump(mode="json")}
 
 

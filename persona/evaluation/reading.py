@@ -30,6 +30,7 @@ def read_log(documents: Documents, *, words: bool = False) -> Log:
         vectors=vectors,
         inferred=documents.embeddings.labels(vectors),
         named=documents.embeddings.mentions(vectors),
+        openings=documents.conversations.everything(),
         catalogue=catalogue,
         campaign_vectors={campaign: vectors[key] for campaign, key in texts.items() if key in vectors},
     )

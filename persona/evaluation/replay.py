@@ -81,14 +81,16 @@ class Log:
         vectors: Mapping[str, Vector],
         inferred: Mapping[str, str],
         named: Mapping[str, Sequence[str]],
+        openings: Mapping[str, tuple[str, Vector]],
         catalogue: Mapping[str, Campaign],
         campaign_vectors: Mapping[str, Vector],
     ) -> None:
-        """Take in records as `Records.replayable` gives them; `vectors`, `inferred` (intents) and `named` (campaigns) are by text hash.
+        """Take in records as `Records.replayable` gives them.
 
+        `vectors`, `inferred` (intents) and `named` (campaigns) are by text hash, `openings` by conversation (see `conversations_of`).
         A record whose text has no vector yet counts as one without words.
         """
-        self.vectors, self.inferred, self.named = vectors, inferred, named
+        self.vectors, self.inferred, self.named, self.openings = vectors, inferred, named, openings
         self.catalogue, self.campaign_vectors = catalogue, campaign_vectors
         self.users, self.campaigns, self.channels, self._texts, self._conversations, self._intents = (Names() for _ in range(6))
         self.words: dict[str, str] = {}
@@ -110,15 +112,24 @@ class Log:
                     self._texts.number(text if text in vectors else None),
                     self._conversations.number(record.get("conversation_id")),
                     self._intents.number(record.get("intent")),
+                    record["characters"] if text in vectors else 0,
                 )
             )
-        columns = np.array(cells, dtype=np.int64).reshape(len(ids), 8)
+        columns = np.array(cells, dtype=np.int64).reshape(len(ids), 9)
         names = np.array(ids, dtype=object)
         order = np.lexsort((np.argsort(np.argsort(names)), columns[:, 1], columns[:, 0]))
         self._ids = names[order]
-        self.user, self.at_ms, self.event, self.campaign, self.channel, self._text, self._conversation, self._intent = columns[
-            order
-        ].T.copy()
+        (
+            self.user,
+            self.at_ms,
+            self.event,
+            self.campaign,
+            self.channel,
+            self._text,
+            self._conversation,
+            self._intent,
+            self._characters,
+        ) = columns[order].T.copy()
         self.begins: Ints = np.searchsorted(self.user, np.arange(len(self.users.numbers) + 1))
 
     @cached_property
@@ -144,6 +155,8 @@ class Log:
             ):
                 if column[row] != NONE:
                     record[field] = names.all[column[row]]
+            if "text_hash" in record:
+                record["characters"] = int(self._characters[row])
             yield record
 
     def day_buckets(self, before_ms: int) -> list[DayBucket]:
@@ -197,7 +210,11 @@ class Log:
             begin = self.begins[user]
             history = list(self.records(range(begin, begin + rows)))
             name = self.users.all[user]
-            before = rows, profile_of(name, history, self.vectors), conversations_of(name, history, self.vectors, self.named)
+            before = (
+                rows,
+                profile_of(name, history, self.vectors, self.openings),
+                conversations_of(name, history, self.vectors, self.named, self.openings),
+            )
             self._told[user] = before
         return before[1], before[2]
 
@@ -264,7 +281,7 @@ def _taken(log: Log, begin: int, end: int) -> set[str]:
 def _context(log: Log, user: int, begin: int, end: int) -> Context:
     history = list(log.records(range(begin, end)))
     name = log.users.all[user]
-    profile = profile_of(name, history, log.vectors)
+    profile = profile_of(name, history, log.vectors, log.openings)
     return Context(
         user_id=name,
         vector=profile.vector if profile else None,

@@ -217,6 +217,7 @@ def _embeddings(rebuild: _Rebuild) -> None:
         lease.check()
         documents.embeddings.begin_new_collections()
         documents.embeddings.forget_all()
+        documents.conversations.forget_all()
         documents.embeddings.agree_on(encoder.fingerprint, encoder.dimension)
         documents.rebuilds.end(rebuild.asset)
 

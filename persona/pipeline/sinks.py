@@ -18,9 +18,10 @@ from persona.pipeline.draining import Batch
 from persona.pipeline.labelling import labeller_of
 from persona.pipeline.lease import Lease
 from persona.pipeline.reading import read_ahead
-from persona.projections.conversations import conversations_of, profile_of
+from persona.projections.conversations import OPENING_CHARACTERS, conversations_of, openings_of, profile_of
 from persona.projections.engagements import engagement_of, expressed_intents, fact_of, mentions_of
 from persona.schemas import Conversation, UserProfile, Vectors
+from persona.stores._chunks import chunks
 from persona.stores.documents import Documents
 from persona.stores.documents.embeddings import text_hash
 from persona.stores.graph import Graph
@@ -38,14 +39,20 @@ MADE_OF_MENTIONS = ("milvus_collection", "neo4j_graph", "cache")
 
 
 def embed(batch: Batch, encoder: Encoder) -> None:
-    """Give every distinct text of the batch a vector: messages, campaigns, examples of intents. Shortest first, each once."""
-    stored = batch.documents.embeddings
+    """Give every distinct text of the batch a vector, and every conversation that it touched one of how it opens."""
     texts = _texts(batch)
     first = next(texts, None)
     if first is None:  # not even the model is needed, and it takes seconds to load
         return
-    stored.agree_on(encoder.fingerprint, encoder.dimension)
-    texts = chain([first], texts)
+    batch.documents.embeddings.agree_on(encoder.fingerprint, encoder.dimension)
+    _embed_texts(batch, encoder, chain([first], texts))
+    for users in batch.in_chunks(batch.users, USERS):
+        _embed_openings(batch, encoder, users)
+
+
+def _embed_texts(batch: Batch, encoder: Encoder, texts: Iterator[tuple[str, str]]) -> None:
+    """Messages, campaigns, examples of intents: shortest first, each once."""
+    stored = batch.documents.embeddings
     with ThreadPoolExecutor(1, thread_name_prefix="embeddings-writer") as writer:
         written: Future[None] | None = None
         while chunk := dict(islice(texts, TEXTS)):
@@ -60,6 +67,22 @@ def embed(batch: Batch, encoder: Encoder) -> None:
             batch.progress(batch.records)
         if written:
             written.result()
+
+
+def _embed_openings(batch: Batch, encoder: Encoder, users: list[str]) -> None:
+    stored = batch.documents.conversations
+    messages = batch.documents.records.messages_of(users, characters=OPENING_CHARACTERS)
+    due = [opening for user, said in groupby(messages, itemgetter("user_id")) for opening in openings_of(user, list(said))]
+    known = stored.said(users)
+    vanished = known.keys() - {opening.conversation_id for opening in due}
+    missing = [opening for opening in due if known.get(opening.conversation_id) != opening.said]
+    for some in chunks(missing, TEXTS):
+        vectors = encoder.encode([opening.words for opening in some])
+        batch.lease.transaction(partial(stored.put, some, vectors))
+        batch.records += len(some)
+        batch.progress(batch.records)
+    if vanished:
+        batch.lease.transaction(partial(stored.remove, vanished))
 
 
 def label(batch: Batch, *, threshold: float) -> None:
@@ -207,13 +230,14 @@ def index_users(documents: Documents, vectors: VectorStore, users: list[str]) ->
         {record["text_hash"] for _, history in histories for record in history if "text_hash" in record}
     )
     named = documents.embeddings.mentions(stored)
+    openings = documents.conversations.openings(speakers)
     for user, everything in histories:
         # a drop that has come in but is not embedded yet brings its texts with its own turn
         history = [record for record in everything if "text_hash" not in record or record["text_hash"] in stored]
-        profile = profile_of(user, history, stored)
+        profile = profile_of(user, history, stored, openings)
         if profile:
             profiles.append(profile)
-            conversations += conversations_of(user, history, stored, named)
+            conversations += conversations_of(user, history, stored, named, openings)
     vanished = vectors.conversation_ids_of(speakers) - {conversation.conversation_id for conversation in conversations}
     written = vectors.upsert_conversations(conversations) + vectors.upsert_users(profiles)
     if vanished:

@@ -25,9 +25,9 @@ DRAINING_ASSETS = ("catalogs", "raw_conversations", *(sink for sink in UPSTREAM 
 CODE_VERSIONS = {
     "catalogs": "1",
     "raw_conversations": "1",
-    "embeddings": "1",
+    "embeddings": "2",
     "intents": "2",
-    "milvus_collection": "2",
+    "milvus_collection": "3",
     "neo4j_graph": "2",
     "engagement_metrics": "1",
     "cache": "1",

@@ -160,13 +160,14 @@ class _Erasure:
         stores.warehouse.fenced(self._lease.token).remove_user(self._user_id)
 
     def _erase_texts(self) -> set[str]:
-        """Forget the vectors and labels of texts that no one else's record and no catalog has; return their hashes."""
+        """Forget what is known of texts that no one else's record and no catalog has, and of conversations; return the texts' hashes."""
         texts = self._documents.records.texts_of_user_alone(self._user_id)
         texts -= {text_hash(campaign.text) for campaign in self._documents.catalog.campaigns()}
         texts -= {text_hash(text) for intent in self._documents.catalog.intents() for text in definition_texts(intent)}
         self._lease.check()
         self._documents.classifiers.unlearn(texts)
         self._documents.embeddings.remove(texts)
+        self._documents.conversations.remove_user(self._user_id)
         return texts
 
     def _erase_from_sources(self, clean: set[str]) -> list[Source]:

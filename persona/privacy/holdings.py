@@ -45,6 +45,7 @@ def count_in_stores(stores: Stores, user_id: str) -> dict[str, int]:
     versions = (stores.vectors.at(version) for version in stores.vectors.versions())
     return {
         "records": documents.records.count_of_user(user_id),
+        "openings": documents.conversations.count_of(user_id),
         "customers": int(documents.catalog.customer(user_id) is not None),
         "milvus": sum(version.count_of(user_id) for version in versions),
         "neo4j": stores.graph.count_of(user_id),

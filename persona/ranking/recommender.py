@@ -7,8 +7,6 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
-
 from persona.errors import NotFound, StoreUnavailable
 from persona.language.mentions import NameFinder
 from persona.ranking.channels import (
@@ -36,7 +34,6 @@ from persona.schemas import (
     Mention,
     Recommendation,
     Vector,
-    Vectors,
     Why,
 )
 from persona.settings import Settings
@@ -228,11 +225,9 @@ class Recommender:
         )
 
     def for_texts(
-        self, texts: Sequence[str], vectors: Vectors, intents: Sequence[str], query: Query, snapshot: Snapshot
+        self, texts: Sequence[str], vector: Vector | None, intents: Sequence[str], query: Query, snapshot: Snapshot
     ) -> Answer:
-        """What to offer someone who says these n texts now: `vectors` of shape (n, dimension), and the intents found in the texts."""
-        mean = np.mean(vectors, axis=0) if len(vectors) else np.zeros(0)
-        norm = float(np.linalg.norm(mean))
+        """What to offer someone who says these texts now: the `vector` of them all in one (see `in_one`), and the intents found."""
         expressed = {
             intent: ExpressedIntent(user_id="", intent=intent, count=intents.count(intent), last_at_ms=0, last_message_id="")
             for intent in dict.fromkeys(intents)
@@ -241,7 +236,7 @@ class Recommender:
         now_ms = _now_ms(query, snapshot)
         context = Context(
             user_id=None,
-            vector=(mean / norm).astype(np.float32) if norm else None,
+            vector=vector,
             intents=expressed,
             mentioned={campaign: Mention(campaign, count, now_ms, "") for campaign, count in named.items()},
         )

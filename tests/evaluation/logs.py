@@ -27,7 +27,7 @@ def did(user: str, minutes: float, event: str, campaign: str | None = None, mess
     if campaign is not None:
         record["campaign_id"] = campaign
     if message is not None:
-        record |= {"message": message, "text_hash": text_hash(message)}
+        record |= {"message": message, "text_hash": text_hash(message), "characters": len(message)}
     return record
 
 
@@ -40,7 +40,7 @@ def log_of(records: Iterable[Mapping[str, Any]], catalogue: Sequence[Campaign] =
     named = {record["campaign_id"] for record in rows if "campaign_id" in record}
     campaigns = {name: Campaign(campaign_id=name) for name in sorted(named)} | {entry.campaign_id: entry for entry in catalogue}
     of_campaigns = {name: vectors[text_hash(entry.text)] for name, entry in campaigns.items() if entry.text}
-    return Log(rows, vectors=vectors, inferred={}, named={}, catalogue=campaigns, campaign_vectors=of_campaigns)
+    return Log(rows, vectors=vectors, inferred={}, named={}, openings={}, catalogue=campaigns, campaign_vectors=of_campaigns)
 
 
 def ms(minutes: float) -> int:

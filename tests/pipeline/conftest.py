@@ -107,6 +107,7 @@ class World:
         return {
             "profiles": {user: None if vector is None else np.round(vector, 5).tolist() for user, vector in profiles.items()},
             "conversations": sorted(self.vectors.conversation_ids_of(USERS)),
+            "openings": self.pipeline.documents.conversations.said(USERS),
             "outcomes": sorted((round(near.similarity, 5), near.ended_at_ms, sorted(near.outcomes.items())) for near in nearest),
             "campaigns": [(key, round(cosine, 5)) for key, cosine in sorted(self.vectors.similar_campaigns(anywhere, limit=100))],
             "engagements": {user: sorted(map(_plain, self.graph.history_of(user))) for user in USERS},

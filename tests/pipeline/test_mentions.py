@@ -60,7 +60,7 @@ def test_a_name_becomes_history_outcome_and_evidence(new_world: Callable[[], Wor
     }
     [(campaign, part)] = evidence["u_0"]
     assert (campaign, part["message_id"], part["messages"], evidence["u_1"]) == ("c_gold", "m_u_0_1", 2, [])
-    for_texts = recommender.for_texts(["a blue card, or the Blue Card?"], ENCODER.encode(["a"]), [], Query(), snapshot)
+    for_texts = recommender.for_texts(["a blue card, or the Blue Card?"], ENCODER.encode(["a"])[0], [], Query(), snapshot)
     blue = next(item for item in for_texts.recommendations if item.campaign_id == "c_blue")
     assert "mentions" in {part["channel"] for part in blue.evidence}
     assert load_snapshot(documents, before=snapshot).finder is snapshot.finder

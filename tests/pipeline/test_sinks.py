@@ -66,8 +66,9 @@ def test_in_any_order_with_repeats_crashes_and_everything_twice(
     monkeypatch.setattr(sinks, "USERS", 1)
     monkeypatch.setattr(sinks, "FACTS", 4)
     monkeypatch.setattr(sinks, "TEXTS", 3)
+    _crash_on_second_call(world, monkeypatch, "embeddings", world.pipeline.documents.embeddings, "put")
     for stage, store, verb in (
-        ("embeddings", world.pipeline.documents.embeddings, "put"),
+        ("embeddings", world.pipeline.documents.conversations, "put"),
         ("intents", world.pipeline.documents.embeddings, "put_labels"),
         ("milvus_collection", world.vectors, "upsert_users"),
         ("neo4j_graph", world.graph, "replace_expressed"),
@@ -115,7 +116,7 @@ def test_what_comes_in_between_two_stages_waits_for_its_own_turn(
     world.drain()
     world.agrees_with_the_truth()
     found = world.contents()
-    same = ("profiles", "conversations", "outcomes", "campaigns", "engagements", "mentioned", "facts", "days")
+    same = ("profiles", "conversations", "openings", "outcomes", "campaigns", "engagements", "mentioned", "facts", "days")
     assert {name: found[name] for name in same} == {name: undisturbed[name] for name in same}
 
 
@@ -158,7 +159,7 @@ def test_equal_texts_are_embedded_once_and_people_without_words_have_no_vector(
     world.drain()
     world.put([{"user_id": "u_3", **said}, {"user_id": "u_3", **said, "message": "other words"}])
     world.drain()
-    assert encoded == ["same words", "other words"]
+    assert encoded == ["same words", "same words same words", "other words", "other words same words"]
     assert [user for user in USERS if world.vectors.user_vector(user) is not None] == ["u_0", "u_1", "u_3"]
     assert world.graph.missing_users(["u_0", "u_1", "u_2", "u_3"]) == []
     world.agrees_with_the_truth()

@@ -210,7 +210,7 @@ def test_who_is_held_out_gets_what_does_well_and_no_other_channel(world: World) 
 
 def test_texts_are_nobodys_and_never_held_out(world: World) -> None:
     recommender = world.recommender(holdout=Holdout(100))
-    answer = recommender.for_texts([], np.eye(3, dtype=np.float32), ["buy"], Query(at=AT), world.snapshot)
+    answer = recommender.for_texts([], np.eye(3, dtype=np.float32)[0], ["buy"], Query(at=AT), world.snapshot)
     assert not answer.holdout
     assert "content" in {part["channel"] for offer in answer.recommendations for part in offer.evidence}
 

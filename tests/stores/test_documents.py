@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from pymongo.client_session import ClientSession
 
 from persona.errors import EmbeddingMismatch, StoreRefused, StoreUnavailable
-from persona.schemas import Event, Reason, Relation
+from persona.schemas import Event, Opening, Reason, Relation
 from persona.settings import Settings
 from persona.stores.documents import Documents, open_documents
 from persona.stores.documents.embeddings import text_hash
@@ -142,6 +143,17 @@ def test_pairs_are_folded_over_every_record_of_the_pair(documents: Documents) ->
 def test_histories_come_by_person_then_time_then_id(documents: Documents) -> None:
     documents.records.insert([record("b"), record("a"), record("c", hours=-1), record("z", user_id="a", hours=9)])
     assert [found["_id"] for found in documents.records.histories(["u", "a"])] == ["z", "c", "a", "b"]
+
+
+def test_messages_come_in_the_order_of_histories_cut_where_they_are_long(documents: Documents) -> None:
+    documents.records.insert(
+        [said("b", "a b\N{GRINNING FACE}cd"), said("a", "ab"), record("c", campaign_id="c"), said("z", "", user_id="v")]
+    )
+    found = list(documents.records.messages_of(["u", "w"], characters=4))
+    assert [(message["_id"], message["message"], message["characters"]) for message in found] == [
+        ("a", "ab", 2),
+        ("b", "a b\N{GRINNING FACE}", 6),
+    ]
 
 
 def test_what_policy_looks_at_is_every_lasting_decision_and_recent_impressions(documents: Documents) -> None:
@@ -527,6 +539,20 @@ def test_relations_are_kept_by_model(documents: Documents) -> None:
     assert [documents.relations.count(each) for each in ("f_1", "f_2")] == [0, 1]
 
 
+def test_how_a_conversation_opens_is_kept_until_it_opens_otherwise_or_is_no_more(documents: Documents) -> None:
+    stored = documents.conversations
+    theirs = [Opening(name, f"u_{name}", f"said {name}", "words") for name in ("a", "b")]
+    stored.put(theirs, np.eye(2, 3, dtype=np.float32))
+    stored.put([replace(theirs[0], said="more")], np.full((1, 3), 0.5, dtype=np.float32))
+    assert stored.said(["u_a", "u_b", "u_c"]) == {"a": "more", "b": "said b"}
+    assert {name: vector.tolist() for name, (_, vector) in stored.everything().items()} == {"a": [0.5] * 3, "b": [0, 1, 0]}
+    assert stored.openings(["u_a"]).keys() == {"a"}
+    stored.remove({"a"})
+    assert (stored.count_of("u_a"), stored.count_of("u_b")) == (0, 1)
+    stored.remove_user("u_b")
+    assert stored.everything() == {}
+
+
 def test_the_report_of_a_candidate_is_kept_with_those_of_what_was_published(documents: Documents) -> None:
     generations = documents.generations
     generations.put_report("f_1", {"tuned_on": 1})
@@ -542,7 +568,8 @@ def test_everything_can_be_replayed_and_words_only_where_they_are_asked_for(docu
     )
     found = {row["_id"]: row for row in documents.records.replayable()}
     assert set(found) == {"m_1", "m_2", "m_3"}
-    assert set(found["m_1"]) == {"_id", "user_id", "timestamp", "event", "channel", "text_hash", "intent"}
+    assert set(found["m_1"]) == {"_id", "user_id", "timestamp", "event", "channel", "text_hash", "intent", "characters"}
+    assert found["m_1"]["characters"] == 5
     assert found["m_3"]["campaign_id"] == "c"
     assert [row.get("message") for row in documents.records.replayable(words=True)].count("hello") == 2
     assert list(documents.records.text_hashes()) == [text_hash("hello")]

@@ -15,6 +15,7 @@ from persona.stores.documents._errors import mongodb_errors
 from persona.stores.documents.backups import Backups
 from persona.stores.documents.catalog import Catalog
 from persona.stores.documents.classifiers import Classifiers
+from persona.stores.documents.conversations import Conversations
 from persona.stores.documents.embeddings import Embeddings
 from persona.stores.documents.erasures import Erasures
 from persona.stores.documents.generations import Generations
@@ -37,6 +38,7 @@ class Documents:
     database: Database[dict[str, Any]]
     records: Records
     embeddings: Embeddings
+    conversations: Conversations
     classifiers: Classifiers
     ledger: Ledger
     quarantine: Quarantine
@@ -93,6 +95,7 @@ def open_documents(url: str, database: str, *, timeout_seconds: float) -> Iterat
             documents.ledger.ensure_indexes()
             documents.quarantine.ensure_indexes()
             documents.relations.ensure_indexes()
+            documents.conversations.ensure_indexes()
         yield documents
     finally:
         client.close()
@@ -107,6 +110,7 @@ def documents_in(client: MongoClient[dict[str, Any]], database: str) -> Document
         database=db,
         records=Records(db),
         embeddings=Embeddings(db),
+        conversations=Conversations(db),
         classifiers=Classifiers(db),
         ledger=Ledger(db),
         quarantine=Quarantine(db),

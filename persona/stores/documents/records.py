@@ -50,15 +50,20 @@ FOLD_PAIRS: list[dict[str, Any]] = [
         }
     }
 ]
-HISTORY = {
+CHARACTERS = {"$strLenCP": {"$ifNull": ["$message", ""]}}
+"""How long what was said is, without reading it."""
+HISTORY: dict[str, Any] = {
     "user_id": 1, "timestamp": 1, "text_hash": 1, "conversation_id": 1, "event": 1, "campaign_id": 1, "intent": 1,
+    "characters": CHARACTERS,
 }  # fmt: skip
 FACT = {
     "user_id": 1, "timestamp": 1, "text_hash": 1, "drop": 1, "event": 1, "campaign_id": 1, "intent": 1, "channel": 1, "value": 1,
 }  # fmt: skip
 ORIGIN = {"timestamp": 1, "event": 1, "campaign_id": 1, "drop": 1, "line": 1}
 
+SAID: dict[str, Any] = {"user_id": 1, "timestamp": 1, "text_hash": 1, "conversation_id": 1, "characters": CHARACTERS}
 REPLAYED = HISTORY | {"channel": 1}
+BY_USER_AND_TIME = [("user_id", ASCENDING), ("timestamp", ASCENDING), ("_id", ASCENDING)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,9 +236,13 @@ class Records:
 
     def histories(self, users: Sequence[str]) -> Iterator[dict[str, Any]]:
         """All records of these users (fields of `HISTORY`), by user, then time, then id."""
-        yield from self._records.find({"user_id": {"$in": list(users)}}, HISTORY, batch_size=10_000).sort(
-            [("user_id", ASCENDING), ("timestamp", ASCENDING), ("_id", ASCENDING)]
-        )
+        yield from self._records.find({"user_id": {"$in": list(users)}}, HISTORY, batch_size=10_000).sort(BY_USER_AND_TIME)
+
+    def messages_of(self, users: Sequence[str], *, characters: int) -> Iterator[dict[str, Any]]:
+        """The records of these users that have a text (fields of `SAID`, and how each begins), in the order of `histories`."""
+        beginning = {"message": {"$substrCP": ["$message", 0, characters]}}
+        query = {"user_id": {"$in": list(users)}, **A_TEXT}
+        yield from self._records.find(query, SAID | beginning, batch_size=10_000).sort(BY_USER_AND_TIME)
 
     def decisions_of(self, user_id: str, *, impressions_since: datetime) -> list[dict[str, Any]]:
         """What policy looks at: the user's conversions, dismissals, unsubscriptions, and impressions since a time."""
