@@ -50,7 +50,7 @@ def history(seed: int = 3, messages: int = 60) -> list[dict[str, Any]]:
             record |= {"event": event, "campaign_id": dice.choice(CAMPAIGNS), "value": dice.randrange(8) / 4}
         elif dice.random() < 0.3:
             record["campaign_id"] = dice.choice(CAMPAIGNS)
-        if dice.random() < 0.2:
+        if dice.random() < 0.5:
             record["conversation_id"] = dice.choice(["k_1", "k_2"])
         if dice.random() < 0.1:
             record["intent"] = "given"
