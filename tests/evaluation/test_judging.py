@@ -91,7 +91,7 @@ def test_weights_that_lose_are_refused_for_that(log: Log, first: tuple[RankingMo
     model, report = evaluate(
         log, candidate_of(log), ("g_1", first[0]), LIMITS, tuner=lambda queries: Tuned(bad, len(queries), 0.1)
     )
-    assert not report.verdict.publish and "may lose" in report.verdict.reason and "in force" in report.verdict.reason
+    assert not report.verdict.publish and "loses more than" in report.verdict.reason and "in force" in report.verdict.reason
     assert report.weights == model.weights == bad and report.tuned_on >= LIMITS.queries
     assert max(gains(report, IN_FORCE, NEWEST)) < 0
 
