@@ -12,7 +12,7 @@ class Limits:
     """What a model may lose, and how fast one campaign may rise."""
 
     margin: float = 0.02
-    """A metric may be lower by as much, at the lower end of the interval."""
+    """A metric may be lower by as much."""
     jump: float = 0.2
     """A campaign's share of conversions or of first places may grow by as much from one window to another."""
     queries: int = 100
@@ -30,10 +30,22 @@ class Difference:
     low: float
     high: float
 
+    @property
+    def loss(self) -> float:
+        """How much worse the candidate is, where chance does not explain it: where all of the interval is below zero. Else 0."""
+        return -self.mean if self.high < 0 else 0.0
+
 
 def losses(differences: Sequence[Difference], limits: Limits) -> list[Difference]:
-    """The differences that may be more than the margin to the candidate's disadvantage, the worst first."""
-    return sorted((found for found in differences if found.low < -limits.margin), key=lambda found: found.low)
+    """Where the candidate loses more than the margin, and not by chance; the worst first.
+
+    Either alone would not do. With a hundred queries an interval is wider than the margin: who refuses wherever one reaches below
+    it, or wherever a mean among a dozen falls below it, refuses most models that are as good in truth, and the one in force would
+    never be replaced. With thousands the smallest of losses is certain, and what is smaller than the margin is allowed. To correct
+    the intervals for their number (Bonferroni) would let more pass that is worse, as the metrics go together. How often each rule
+    errs, all comparisons taken together, is in docs/evaluation.md.
+    """
+    return sorted((found for found in differences if found.loss > limits.margin), key=lambda found: -found.loss)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +95,7 @@ def judge(
     rises: Sequence[Jump],
     limits: Limits,
 ) -> Verdict:
-    """Publish where nothing is lost beyond the margin and no campaign rose too fast; else say what speaks against it.
+    """Publish where nothing is lost beyond the margin, chance aside, and no campaign rose too fast; else say what speaks against it.
 
     Without any difference there was too little to judge on, and the model has the prior's weights: it is published.
     """
@@ -98,14 +110,15 @@ def judge(
     if lost := losses(differences, limits):
         worst = lost[0]
         reason = (
-            f"may lose more than {limits.margin:g} to {worst.against} by {worst.metric} in {worst.window}: "
+            f"loses more than {limits.margin:g} to {worst.against} by {worst.metric} in {worst.window}: "
             f"{worst.mean:+.3f} ({worst.low:+.3f} to {worst.high:+.3f})"
         )
         return Verdict(
-            fingerprint=fingerprint, in_force=in_force, publish=False, reason=reason, value=-worst.low, limit=limits.margin
+            fingerprint=fingerprint, in_force=in_force, publish=False, reason=reason, value=worst.loss, limit=limits.margin
         )
-    reason = (
-        "loses to nothing that it was compared with" if differences else "too few queries to judge on: the prior's weights serve"
-    )
-    value = max((-found.low for found in differences), default=0.0)
+    if differences:
+        reason = f"loses more than {limits.margin:g} to nothing that it was compared with"
+    else:
+        reason = "too few queries to judge on: the prior's weights serve"
+    value = max((found.loss for found in differences), default=0.0)
     return Verdict(fingerprint=fingerprint, in_force=in_force, publish=True, reason=reason, value=value, limit=limits.margin)

@@ -17,9 +17,11 @@ from persona.evaluation.replay import NONE, Log, Query, Replay, queries_in
 from persona.evaluation.report import Figures, Judged, Report
 from persona.evaluation.splits import Window, rolling_windows
 from persona.ranking.channels import Candidate
+from persona.ranking.decay import choose_half_life
 from persona.ranking.fusion import fuse
 from persona.ranking.model import PRIOR_WEIGHTS, Judgement, RankingModel, fit
 from persona.ranking.tuning import Tuned, TuningQuery
+from persona.schemas import DayBucket
 
 NEWEST, BEFORE, THEN = "the newest window", "the window before", "the window of the generation in force"
 CANDIDATE, IN_FORCE, PRIOR = "candidate", "in force", "prior weights"
@@ -97,8 +99,19 @@ class Asking:
 
     def fitted(self, recipe: RankingModel) -> RankingModel:
         """The figures that this recipe would have given at the window's start; its weights are not in them."""
-        buckets = self.log.day_buckets(self.window.start_ms)
-        return fit(buckets, facts=0, fingerprint=recipe.fingerprint, half_life_days=recipe.half_life_days)
+        return fit(self._buckets, facts=0, fingerprint=recipe.fingerprint, half_life_days=recipe.half_life_days)
+
+    def as_of_then(self, recipe: RankingModel) -> RankingModel:
+        """The recipe with the half-life that would have been chosen at the window's start: its own may know what came after."""
+        return recipe.model_copy(update={"half_life_days": self._half_life_days})
+
+    @cached_property
+    def _half_life_days(self) -> float:
+        return choose_half_life(self._buckets)
+
+    @cached_property
+    def _buckets(self) -> list[DayBucket]:
+        return self.log.day_buckets(self.window.start_ms)
 
 
 @dataclass(frozen=True)
@@ -137,8 +150,8 @@ def tuned(questions: Questions, candidate: RankingModel, tune: Tuner, limits: Li
 
 
 def tuning_queries(asking: Asking, recipe: RankingModel) -> Iterator[TuningQuery]:
-    """What the channels proposed in this window; without evidence, of which there is a lot and which nothing is tuned by."""
-    model = asking.fitted(recipe)
+    """What the channels proposed in this window, with the half-life of then; without evidence, of which there is a lot."""
+    model = asking.fitted(asking.as_of_then(recipe))
     for query in asking.queries:
         proposals = {
             channel: [Candidate(found.campaign_id, found.score, NO_EVIDENCE) for found in candidates]
@@ -173,7 +186,8 @@ def judge(
     """The candidate with the window that it was judged on, and the report: in the newest window, and in that of the one in force.
 
     It is compared with the generation in force (before there is one, with the prior's weights), each by its recipe, weights and
-    half-life, fitted on what was known at the window's start; and with `baselines`, with settings chosen on earlier windows.
+    half-life, fitted on what was known at the window's start; and with `baselines`, with settings chosen on earlier windows. The
+    candidate's half-life is the one that would have been chosen at the window's start; the generation in force keeps its own.
     """
     log, newest = questions.log, questions.newest
     rival = (IN_FORCE, in_force[1]) if in_force else (PRIOR, candidate.model_copy(update={"weights": PRIOR_WEIGHTS}))
@@ -184,15 +198,18 @@ def judge(
     if questions.enough(limits):
         settings = {name: best_setting(grid, questions.earlier) for name, grid in baselines.items()}
         for asking in [newest, *_window_then(log, newest, in_force)]:
-            rankings = asking.by_channels({CANDIDATE: candidate, rival[0]: rival[1]})
+            recipes = {CANDIDATE: asking.as_of_then(candidate), rival[0]: rival[1] if in_force else asking.as_of_then(rival[1])}
+            rankings = asking.by_channels(recipes)
             rankings |= {name: asking.by_baseline(setting) for name, setting in settings.items()}
-            window, found = _compared(asking, rankings, {name: _in_words(setting) for name, setting in settings.items()})
+            chosen = {name: f"half life days {recipe.half_life_days:g}" for name, recipe in recipes.items()}
+            chosen |= {name: _in_words(setting) for name, setting in settings.items()}
+            window, found = _compared(asking, rankings, chosen)
             windows.append(window)
             differences += [difference for difference in found if difference.against in (rival[0], DECAYED)]
             if asking is newest:
                 judgement = _judgement(asking, rankings[CANDIDATE], limits)
         before = questions.earlier[0]
-        earlier = [_judgement(before, before.by_channels({CANDIDATE: candidate})[CANDIDATE], limits)]
+        earlier = [_judgement(before, before.by_channels({CANDIDATE: before.as_of_then(candidate)})[CANDIDATE], limits)]
         earlier += [in_force[1].judged_on] if in_force and in_force[1].judged_on else []
         rises = gate.jumps(judgement, earlier, limits)
         candidate = candidate.model_copy(update={"judged_on": judgement})

@@ -15,7 +15,8 @@ from persona.stores.documents import Documents
 def evaluate_serving(documents: Documents, settings: Settings, *, progress: Callable[[str], None] = lambda step: None) -> Report:
     """The generation in force, before there is one the candidate, as it does in the newest window; `progress` is told each step.
 
-    Its weights and half-life, which were tuned on earlier windows, are taken as they are. Raises `NotFound` without a model.
+    Its weights, which were tuned on earlier windows, are taken as they are; its half-life is chosen as it would have been then.
+    Raises `NotFound` without a model.
     """
     name, model = in_force_of(documents) or ("the candidate", None)
     stored = documents.generations.candidate()

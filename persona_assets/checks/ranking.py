@@ -34,7 +34,7 @@ def figures_are_sound(documents: dg.ResourceParam[Documents]) -> dg.AssetCheckRe
 def recommendation_quality(
     context: dg.AssetCheckExecutionContext, documents: dg.ResourceParam[Documents], warehouse: dg.ResourceParam[Warehouse]
 ) -> dg.AssetCheckResult:
-    """The model that was fitted last loses to nothing that it is compared with, and no campaign rose too fast; else why it waits."""
+    """The model that was fitted last loses no more than the margin, and no campaign rose too fast; else why it waits."""
     candidate = documents.generations.candidate()
     found = documents.generations.report(candidate["fingerprint"]) if candidate else None
     verdict = Verdict.model_validate(found["verdict"]) if found else None

@@ -99,7 +99,7 @@ def test_a_model_that_loses_is_refused_and_the_next_good_one_published(
         done = world.succeed()
     assert not quality(done) and in_force(world) == first
     shown = world.metadata("ranking_evaluation")
-    assert "may lose" in shown["reason"] and not shown["passed"]
+    assert "loses more than" in shown["reason"] and not shown["passed"]
     assert 0 <= shown["ndcg@5"] <= 1 and shown["advantage"].startswith("![") and "| decayed popularity |" in shown["report"]
 
     drop(world, "yet-more.jsonl", talk(EVENTS + 80, people=PEOPLE)[2 * EVENTS + 80 :])

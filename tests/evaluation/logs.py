@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from persona import synthetic
 from persona.evaluation.replay import Log
 from persona.schemas import Campaign
 from persona.stores.documents.embeddings import text_hash
@@ -63,3 +64,12 @@ def talk(events: int = EVENTS, *, people: int = 120, seed: int = 1) -> list[dict
         records.append(did(f"u_{user}", at, "message", None, f"words of taste{taste}"))
         records.append(did(f"u_{user}", at + 1, rng.choice(["click", "conversion"]), f"c_{campaign}"))
     return records
+
+
+def fashions(events: int = 3_000, *, people: int = 150, campaigns: int = 60, seed: int = 1) -> list[dict[str, Any]]:
+    """Events without a word, with campaigns that come into fashion and go out of it."""
+    world = synthetic.generate(messages=events, users=people, campaigns=campaigns, seed=seed, end=BEGIN, drift=True)
+    return [
+        {"_id": record["message_id"], **record, "timestamp": datetime.fromisoformat(record["timestamp"])}
+        for record in world.records()
+    ]

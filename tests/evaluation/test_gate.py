@@ -16,11 +16,20 @@ def judgement(conversions: dict[str, float], top_places: dict[str, float] | None
 
 
 @pytest.mark.parametrize(
-    ("low", "published"),
-    [(0.05, True), (0.0, True), (-0.02, True), (-0.0201, False), (-0.3, False)],
+    ("mean", "reach", "published"),
+    [
+        (0.05, 0.02, True),
+        (0.0, 0.05, True),  # few queries, and nothing to hold against it
+        (-0.03, 0.04, True),  # it may well be chance
+        (-0.015, 0.001, True),  # certain, and allowed
+        (-0.02, 0.001, True),
+        (-0.0201, 0.001, False),
+        (-0.03, 0.029, False),
+        (-0.3, 0.1, False),
+    ],
 )
-def test_a_model_is_published_unless_it_may_lose_more_than_the_margin(low: float, published: bool) -> None:
-    worse = replace(EQUAL, against="decayed popularity", mean=low + 0.01, low=low, high=low + 0.02)
+def test_a_model_is_refused_that_loses_more_than_the_margin_and_not_by_chance(mean: float, reach: float, published: bool) -> None:
+    worse = replace(EQUAL, against="decayed popularity", mean=mean, low=mean - reach, high=mean + reach)
     verdict = judge("f", "g_1", [EQUAL, worse], [], LIMITS)
     assert (verdict.fingerprint, verdict.in_force, verdict.publish) == ("f", "g_1", published)
     assert ("decayed popularity" in verdict.reason) == (not published)
@@ -28,9 +37,11 @@ def test_a_model_is_published_unless_it_may_lose_more_than_the_margin(low: float
 
 
 def test_the_worst_loss_is_named() -> None:
-    some = [replace(EQUAL, metric=metric, low=low) for metric, low in (("a", -0.03), ("b", -0.1), ("c", 0.1))]
+    means = (("a", -0.03), ("b", -0.1), ("c", 0.1), ("d", -0.01))
+    some = [replace(EQUAL, metric=metric, mean=mean, low=mean - 0.005, high=mean + 0.005) for metric, mean in means]
+    some.append(replace(EQUAL, metric="e", mean=-0.2, low=-0.5, high=0.1))
     assert [found.metric for found in losses(some, LIMITS)] == ["b", "a"]
-    assert "by b in the newest window" in judge("f", None, some, [], LIMITS).reason
+    assert "by b in the newest window: -0.100 (-0.105 to -0.095)" in judge("f", None, some, [], LIMITS).reason
 
 
 def test_without_a_comparison_the_prior_is_published_and_said_to_be() -> None:

@@ -6,12 +6,25 @@ import pytest
 
 from persona.evaluation.candidate import evaluate
 from persona.evaluation.gate import Limits
-from persona.evaluation.judging import CANDIDATE, IN_FORCE, NEWEST, PRIOR, THEN, Tuned, TuningQuery, ask, judge, tuned
+from persona.evaluation.judging import (
+    CANDIDATE,
+    IN_FORCE,
+    NEWEST,
+    PRIOR,
+    THEN,
+    Tuned,
+    TuningQuery,
+    ask,
+    judge,
+    tuned,
+    tuning_queries,
+)
 from persona.evaluation.replay import Log
 from persona.evaluation.report import Report, markdown, picture
 from persona.ranking.channels import CHANNELS
+from persona.ranking.decay import choose_half_life
 from persona.ranking.model import HALF_LIFE_DAYS, PRIOR_WEIGHTS, RankingModel, fit
-from tests.evaluation.logs import EVENTS, LAST, did, log_of, ms, talk
+from tests.evaluation.logs import EVENTS, LAST, did, fashions, log_of, ms, talk
 
 LIMITS = Limits(queries=40)
 POISON = [did(f"bot_{n}", LAST * (1 + 0.08 * n / 300), "conversion", "c_19") for n in range(300)]
@@ -78,7 +91,7 @@ def test_weights_that_lose_are_refused_for_that(log: Log, first: tuple[RankingMo
     model, report = evaluate(
         log, candidate_of(log), ("g_1", first[0]), LIMITS, tuner=lambda queries: Tuned(bad, len(queries), 0.1)
     )
-    assert not report.verdict.publish and "may lose" in report.verdict.reason and "in force" in report.verdict.reason
+    assert not report.verdict.publish and "loses more than" in report.verdict.reason and "in force" in report.verdict.reason
     assert report.weights == model.weights == bad and report.tuned_on >= LIMITS.queries
     assert max(gains(report, IN_FORCE, NEWEST)) < 0
 
@@ -128,6 +141,21 @@ def test_nothing_is_tuned_on_what_is_judged(log: Log) -> None:
     start = questions.newest.window.start_ms
     assert questions.earlier and all(asking.window.end_ms <= start for asking in questions.earlier)
     assert all(query.at_ms < start for asking in questions.earlier for query in asking.queries)
+
+
+def test_the_half_life_that_is_judged_knows_nothing_of_the_window() -> None:
+    """What serves later is fitted on everything; in a window that would be to have seen what is asked."""
+    log = log_of(fashions())
+    questions = ask(log)
+    then = [choose_half_life(log.day_buckets(asking.window.start_ms)) for asking in (questions.newest, *questions.earlier)]
+    assert len(set(then)) == 3 and HALF_LIFE_DAYS not in then  # so that each window can tell
+    of_all, another = (candidate_of(log).model_copy(update={"half_life_days": days}) for days in (365.0, 7.0))
+    assert list(tuning_queries(questions.earlier[0], of_all)) == list(tuning_queries(questions.earlier[0], another))
+    model, report = judge(questions, of_all, ("g_1", of_all), LIMITS)
+    assert model.half_life_days == report.half_life_days == 365  # which is what serves
+    own, in_force = report.windows[0].contenders[:2]
+    assert (own.setting, in_force.setting) == (f"half life days {then[0]:g}", "half life days 365")  # this one was there before
+    assert own.metrics != in_force.metrics
 
 
 def test_the_same_log_gives_the_same_report(log: Log, first: tuple[RankingModel, Report]) -> None:
