@@ -54,17 +54,17 @@ class Past:
 
 @dataclass(frozen=True)
 class Asked:
-    """Whom to rank for: what they engaged with, and what they said."""
+    """Whom to rank for: what they engaged with or named, and what they said."""
 
     at_ms: int
     history: Mapping[int, int] = field(default_factory=dict)
-    """Campaign to when it was last engaged with, UTC epoch milliseconds."""
+    """Campaign to when it was last engaged with or named, UTC epoch milliseconds."""
     vector: Vector | None = None
     words: str = ""
 
 
 Scorer = Callable[[Asked], Floats]
-"""Scores of all campaigns, shape (campaigns,); zero: nothing speaks for it."""
+"""Scores of all campaigns, shape (campaigns,); zero: the method knows nothing of it."""
 
 
 class Baseline(Protocol):
@@ -212,10 +212,12 @@ CONTENDERS: Mapping[str, Sequence[Baseline]] = {
 DECAYED = "decayed popularity"
 
 
-def ranked(scores: Floats, depth: int) -> list[int]:
-    """The campaigns that anything speaks for, best first, at most so many; ties by number."""
-    speaking = np.flatnonzero(scores > 0)
-    return [int(campaign) for campaign in speaking[np.argsort(-scores[speaking], kind="stable")][:depth]]
+def ranked(scores: Floats, popularity: Floats, depth: int) -> list[int]:
+    """The campaigns that the method knows of, best first, and after them the most popular; at most so many, ties by number."""
+    unknown = scores == 0
+    order = np.lexsort((-popularity, np.where(unknown, 0.0, -scores), unknown))
+    left = order[(scores[order] != 0) | (popularity[order] > 0)]
+    return [int(campaign) for campaign in left[:depth]]
 
 
 def _indicator(asked: Asked, campaigns: int) -> Floats:

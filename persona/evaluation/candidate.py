@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from persona.evaluation.gate import Limits
-from persona.evaluation.judging import Tuner, ask, first, judge, tuned
+from persona.evaluation.judging import Tuner, ask, judge, tuned
 from persona.evaluation.reading import in_force_of, limits_of, read_log
 from persona.evaluation.replay import Log
 from persona.evaluation.report import Report
@@ -42,8 +42,10 @@ def evaluate_candidate(pipeline: Pipeline, *, run_id: str) -> Evaluated:
             candidate = RankingModel.model_validate(stored)
             version = f"{candidate.fingerprint}-{CODE_VERSIONS[STAGE]}"
             before = generations.report(candidate.fingerprint)
-            if before and _stands(report := Report.model_validate(before), candidate, in_force, limits):
-                return Evaluated(report, version, state)
+            if before and before["code_version"] == CODE_VERSIONS[STAGE]:
+                report = Report.model_validate(before)
+                if _stands(report, candidate, in_force, limits):
+                    return Evaluated(report, version, state)
             log = read_log(pipeline.documents)
         model, report = evaluate(log, candidate, in_force, limits)
         with pipeline.lease(run_id, STAGE) as lease:
@@ -51,7 +53,7 @@ def evaluate_candidate(pipeline: Pipeline, *, run_id: str) -> Evaluated:
             if newest and newest["fingerprint"] == candidate.fingerprint:  # else another run has fitted one, and evaluates it
                 lease.check()
                 generations.put_candidate(model.model_dump())
-                generations.put_report(model.fingerprint, report.model_dump())
+                generations.put_report(model.fingerprint, report.model_dump() | {"code_version": CODE_VERSIONS[STAGE]})
         count(sum(window.queries for window in report.windows))
         return Evaluated(report, version, state)
 
@@ -59,12 +61,25 @@ def evaluate_candidate(pipeline: Pipeline, *, run_id: str) -> Evaluated:
 def evaluate(
     log: Log, candidate: RankingModel, in_force: tuple[str, RankingModel] | None, limits: Limits, tuner: Tuner = TUNE
 ) -> tuple[RankingModel, Report]:
-    """The candidate as it is to serve, and the report on it. Without a generation in force, one that does not pass serves from priors."""
+    """The candidate as it is to serve, and the report on it.
+
+    Without a generation in force one that loses serves from priors; one that a person is to look at does not serve.
+    """
     questions = ask(log)
-    model, report = judge(questions, tuned(questions, candidate, tuner, limits), in_force, limits)
-    if in_force is None and not report.verdict.publish:
-        model = candidate.model_copy(update={"judged_on": model.judged_on})
-    return model, report if in_force else first(model, report)
+    serving = in_force[1] if in_force else None
+    model, report = judge(questions, tuned(questions, candidate, serving, tuner, limits), in_force, limits)
+    if serving or report.verdict.held:
+        return model, report
+    if report.verdict.publish:
+        return model, _first(report, f"{'tuned' if model.tuned_on else 'from priors'}: {report.verdict.reason}")
+    from_priors, again = judge(questions, candidate, None, limits)
+    return from_priors, _first(again, f"from priors; what was tuned {report.verdict.reason}")
+
+
+def _first(report: Report, reason: str) -> Report:
+    """Nothing is in force that could go on serving instead."""
+    verdict = report.verdict.model_copy(update={"publish": True, "reason": f"the first generation, {reason}"})
+    return report.model_copy(update={"verdict": verdict})
 
 
 def _stands(report: Report, candidate: RankingModel, in_force: tuple[str, RankingModel] | None, limits: Limits) -> bool:

@@ -1,10 +1,9 @@
 """Whether a model may take the place of the one in force: a pure decision on measured figures."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from persona.ranking.generation import Verdict
-from persona.ranking.model import Judgement
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +13,7 @@ class Limits:
     margin: float = 0.02
     """A metric may be lower by as much."""
     jump: float = 0.2
-    """A campaign's share of conversions or of first places may grow by as much from one window to another."""
+    """A campaign's share of what people do may grow by as much from one model to the next."""
     queries: int = 100
     """With fewer there is nothing to tune or to judge on."""
 
@@ -49,8 +48,17 @@ def losses(differences: Sequence[Difference], limits: Limits) -> list[Difference
 
 
 @dataclass(frozen=True, slots=True)
+class Shares:
+    """Each campaign's share of the same thing at two times; empty where there was too little of it."""
+
+    what: str
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Jump:
-    """A campaign whose share of something grew from one window to another."""
+    """A campaign whose share of something grew."""
 
     campaign_id: str
     what: str
@@ -63,29 +71,19 @@ class Jump:
         return self.after - self.before
 
 
-def jumps(newest: Judgement, earlier: Sequence[Judgement], limits: Limits) -> list[Jump]:
-    """Campaigns that rose by more than the limit since any of the earlier windows, the fastest first.
+def jumps(shares: Iterable[Shares], limits: Limits) -> list[Jump]:
+    """Campaigns whose share of anything grew by more than the limit, the fastest first; of nothing no share can have grown.
 
     One campaign that suddenly converts for everyone is more likely a fault, or someone's wish, than the taste of people.
     """
     found = [
-        Jump(campaign, what, before.get(campaign, 0.0), share)
-        for window in earlier
-        for what, before, after in _comparable(window, newest)
-        for campaign, share in after.items()
-        if share - before.get(campaign, 0.0) > limits.jump
+        Jump(campaign, of.what, of.before.get(campaign, 0.0), share)
+        for of in shares
+        if of.before
+        for campaign, share in of.after.items()
+        if share - of.before.get(campaign, 0.0) > limits.jump
     ]
     return sorted(found, key=lambda jump: (-jump.growth, jump.campaign_id))
-
-
-def _comparable(before: Judgement, after: Judgement) -> Iterator[tuple[str, Mapping[str, float], Mapping[str, float]]]:
-    """Shares of the same thing; of nothing no share can have grown."""
-    for what, earlier, later in (
-        ("conversions", before.conversions, after.conversions),
-        ("first places", before.top_places, after.top_places),
-    ):
-        if earlier and later:
-            yield what, earlier, later
 
 
 def judge(
@@ -97,15 +95,21 @@ def judge(
 ) -> Verdict:
     """Publish where nothing is lost beyond the margin, chance aside, and no campaign rose too fast; else say what speaks against it.
 
-    Without any difference there was too little to judge on, and the model has the prior's weights: it is published.
+    Without any difference there was too little to judge on, and nothing was tuned: it is published.
     """
     if rises:
         jump = rises[0]
         reason = (
-            f"held for a person to look at: {jump.campaign_id} went from {jump.before:.0%} to {jump.after:.0%} of all {jump.what}"
+            f"held for a person to look at: {jump.campaign_id} went from {jump.before:.0%} to {jump.after:.0%} of {jump.what}"
         )
         return Verdict(
-            fingerprint=fingerprint, in_force=in_force, publish=False, reason=reason, value=jump.growth, limit=limits.jump
+            fingerprint=fingerprint,
+            in_force=in_force,
+            publish=False,
+            reason=reason,
+            value=jump.growth,
+            limit=limits.jump,
+            held=True,
         )
     if lost := losses(differences, limits):
         worst = lost[0]
@@ -119,6 +123,6 @@ def judge(
     if differences:
         reason = f"loses more than {limits.margin:g} to nothing that it was compared with"
     else:
-        reason = "too few queries to judge on: the prior's weights serve"
+        reason = "too few queries to tune and to judge on"
     value = max((found.loss for found in differences), default=0.0)
     return Verdict(fingerprint=fingerprint, in_force=in_force, publish=True, reason=reason, value=value, limit=limits.margin)

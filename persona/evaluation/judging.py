@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from persona.evaluation import gate, metrics
-from persona.evaluation.baselines import CONTENDERS, DECAYED, Baseline, Past, ranked
-from persona.evaluation.gate import Difference, Jump, Limits
+from persona.evaluation.baselines import CONTENDERS, DECAYED, Baseline, Past, Popularity, ranked
+from persona.evaluation.gate import Difference, Limits, Shares
 from persona.evaluation.intervals import bootstrap
 from persona.evaluation.replay import NONE, Log, Query, Replay, queries_in
 from persona.evaluation.report import Figures, Judged, Report
@@ -35,8 +35,10 @@ TUNING_QUERIES = 300
 """Drawn at random in each earlier window."""
 CHOSEN_BY = "ndcg@100"
 """The metric with the least noise."""
-CONVERSIONS = 50
-"""In a window with fewer, a campaign's share of them may jump by chance."""
+ENGAGEMENTS = 50
+"""Of fewer, a campaign's share may jump by chance."""
+STRENGTH = 20.0
+"""Of less, in events, too."""
 KEPT = 50
 """Campaigns with the greatest shares that are remembered of a window."""
 GATE_BASELINES: Mapping[str, Sequence[Baseline]] = {DECAYED: CONTENDERS[DECAYED]}
@@ -91,10 +93,10 @@ class Asking:
 
     def by_baseline(self, baseline: Baseline) -> list[list[str]]:
         """A baseline's rankings, query by query."""
-        score, names = baseline.fit(self.past), self.log.campaigns.all
+        score, names, popular = baseline.fit(self.past), self.log.campaigns.all, Popularity().fit(self.past)
         return [
-            [names[number] for number in ranked(score(self.log.asked(query)), metrics.DEPTH + len(query.taken))]
-            for query in self.queries
+            [names[number] for number in ranked(score(asked), popular(asked), metrics.DEPTH + len(query.taken))]
+            for query, asked in ((query, self.log.asked(query)) for query in self.queries)
         ]
 
     def fitted(self, recipe: RankingModel) -> RankingModel:
@@ -129,8 +131,8 @@ class Questions:
 
 
 def ask(log: Log) -> Questions:
-    """The newest windows of the log, each with about a tenth of all that was relevant, and their queries."""
-    windows = rolling_windows(log.at_ms[log.relevant], count=1 + EARLIER, share=SHARE) or [Window(0, 0)]
+    """The newest windows of the log, each with about a tenth of all that people began to engage with, and their queries."""
+    windows = rolling_windows(log.at_ms[log.began], count=1 + EARLIER, share=SHARE) or [Window(0, 0)]
     newest, *earlier = (
         Asking(name, window, queries_in(log, window, limit=QUERIES if name == NEWEST else TUNING_QUERIES), log)
         for name, window in zip((NEWEST, *[BEFORE] * EARLIER), windows, strict=False)
@@ -141,10 +143,13 @@ def ask(log: Log) -> Questions:
 # -- tuning -----------------------------------------------------------------------------------------------------------------
 
 
-def tuned(questions: Questions, candidate: RankingModel, tune: Tuner, limits: Limits) -> RankingModel:
-    """The candidate with the weights that do best on earlier windows; as it is where there are too few queries."""
+def tuned(
+    questions: Questions, candidate: RankingModel, in_force: RankingModel | None, tune: Tuner, limits: Limits
+) -> RankingModel:
+    """The candidate with the weights that do best on earlier windows; with those in force where there are too few queries."""
     if not questions.enough(limits):
-        return candidate
+        kept = in_force or candidate
+        return candidate.model_copy(update={"weights": kept.weights, "tuned_on": kept.tuned_on})
     found = tune([query for asking in questions.earlier for query in tuning_queries(asking, candidate)])
     return candidate.model_copy(update={"weights": dict(found.weights), "tuned_on": found.queries})
 
@@ -194,7 +199,6 @@ def judge(
     windows: list[Judged] = []
     differences: list[Difference] = []
     notes: list[str] = []
-    rises: list[Jump] = []
     if questions.enough(limits):
         settings = {name: best_setting(grid, questions.earlier) for name, grid in baselines.items()}
         for asking in [newest, *_window_then(log, newest, in_force)]:
@@ -206,20 +210,18 @@ def judge(
             window, found = _compared(asking, rankings, chosen)
             windows.append(window)
             differences += [difference for difference in found if difference.against in (rival[0], DECAYED)]
-            if asking is newest:
-                judgement = _judgement(asking, rankings[CANDIDATE], limits)
-        before = questions.earlier[0]
-        earlier = [_judgement(before, before.by_channels({CANDIDATE: before.as_of_then(candidate)})[CANDIDATE], limits)]
-        earlier += [in_force[1].judged_on] if in_force and in_force[1].judged_on else []
-        rises = gate.jumps(judgement, earlier, limits)
-        candidate = candidate.model_copy(update={"judged_on": judgement})
         if len(newest.queries) >= QUERIES:
             notes.append(f"Of each window about {QUERIES:,} queries were drawn, of users at random; {TUNING_QUERIES} to tune on.")
     else:
+        earlier = sum(len(asking.queries) for asking in questions.earlier)
         notes.append(
-            f"{len(newest.queries)} queries in the newest window, {sum(len(asking.queries) for asking in questions.earlier)} before it: "
-            f"fewer than the {limits.queries} that tuning and judging need. The weights are the prior's."
+            f"{len(newest.queries)} queries in the newest window, {earlier} before it: fewer than the {limits.queries} that tuning and "
+            f"judging need. The weights are {'those in force' if in_force else 'the prior'}."
         )
+    start_ms, end_ms = newest.window.start_ms, newest.window.end_ms
+    judged_on = Judgement(start_ms=start_ms, end_ms=end_ms, engaged=_engaged(log, newest.window))
+    rises = gate.jumps(_shares(log, candidate, judged_on, in_force[1] if in_force else None), limits)
+    candidate = candidate.model_copy(update={"judged_on": judged_on})
     verdict = gate.judge(candidate.fingerprint, in_force[0] if in_force else None, differences, rises, limits)
     report = Report(
         fingerprint=candidate.fingerprint,
@@ -236,17 +238,6 @@ def judge(
         notes=notes,
     )
     return candidate, report
-
-
-def first(candidate: RankingModel, report: Report) -> Report:
-    """The report where nothing is in force that could go on serving: the candidate is published, from priors if it has to be."""
-    verdict = report.verdict
-    if not verdict.publish:
-        reason = f"the first generation, from priors; what was judged {verdict.reason}"
-    else:
-        reason = f"the first generation, {'tuned' if candidate.tuned_on else 'from priors'}: {verdict.reason}"
-    weights = {"weights": candidate.weights, "tuned_on": candidate.tuned_on}
-    return report.model_copy(update={**weights, "verdict": verdict.model_copy(update={"publish": True, "reason": reason})})
 
 
 def _window_then(log: Log, newest: Asking, in_force: tuple[str, RankingModel] | None) -> list[Asking]:
@@ -292,23 +283,25 @@ def _compared(
     return judged, differences
 
 
-def _judgement(asking: Asking, rankings: Sequence[Sequence[str]], limits: Limits) -> Judgement:
-    shares, conversions = asking.log.shares_of_conversions(asking.window)
-    places = metrics.shares_of_top(_left(rankings, asking.queries)) if len(asking.queries) >= limits.queries else {}
-    return Judgement(
-        start_ms=asking.window.start_ms,
-        end_ms=asking.window.end_ms,
-        conversions=_strongest(shares) if conversions >= CONVERSIONS else {},
-        top_places=_strongest(places),
-    )
+def _shares(log: Log, candidate: RankingModel, newest: Judgement, in_force: RankingModel | None) -> Iterator[Shares]:
+    """What is compared: the figures that are to serve with those that do, and the newest window with what was before it.
+
+    What the generation in force was judged on is remembered as it was then, so that backdated records are seen too.
+    """
+    if in_force and sum(figures.strength for figures in in_force.overall.values()) >= STRENGTH:
+        yield Shares("all that people do lately", in_force.shares(), candidate.shares())
+    then = in_force.judged_on.engaged if in_force and in_force.judged_on else {}
+    yield Shares("what people began to engage with", then or _engaged(log, Window(0, newest.start_ms)), newest.engaged)
+
+
+def _engaged(log: Log, window: Window) -> dict[str, float]:
+    shares, number = log.shares_of_engagements(window)
+    strongest = list(shares.items())[:KEPT] if number >= ENGAGEMENTS else []
+    return {campaign: round(share, 6) for campaign, share in strongest}
 
 
 def _in_words(setting: Baseline) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {number}" for name, number in vars(setting).items() if number is not None)
-
-
-def _strongest(shares: Mapping[str, float]) -> dict[str, float]:
-    return {campaign: round(share, 6) for campaign, share in list(shares.items())[:KEPT]}
 
 
 def _left(rankings: Sequence[Sequence[str]], queries: Sequence[Query]) -> list[list[str]]:

@@ -60,12 +60,6 @@ def gini(rankings: Sequence[Sequence[str]], catalogue: Collection[str], k: int =
     return float((2 * places - len(counts) - 1) @ counts / (len(counts) * counts.sum()))
 
 
-def shares_of_top(rankings: Sequence[Sequence[str]], k: int = TOP) -> dict[str, float]:
-    """Each campaign's share of all first k places; they add up to one."""
-    shown = Counter(campaign for ranking in rankings for campaign in ranking[:k])
-    return {campaign: n / shown.total() for campaign, n in shown.most_common()}
-
-
 def _discounted(places: Iterable[int]) -> float:
     return sum(1 / math.log2(place + 2) for place in places)
 

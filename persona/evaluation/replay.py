@@ -53,7 +53,7 @@ Record = Mapping[str, Any]
 
 
 class Names:
-    """Strings by number, in the order in which they came."""
+    """Strings by number: as they came, until they are sorted."""
 
     def __init__(self) -> None:
         self.numbers: dict[str, int] = {}
@@ -61,6 +61,14 @@ class Names:
     def number(self, name: str | None) -> int:
         """Of this name, a new one if need be; -1 for none."""
         return NONE if name is None else self.numbers.setdefault(name, len(self.numbers))
+
+    def sort(self) -> Ints:
+        """Number them in their own order, whatever they came in; return the new number of each old one, and of none last."""
+        names = sorted(self.numbers)
+        moved = np.full(len(names) + 1, NONE, dtype=np.int64)
+        moved[np.array([self.numbers[name] for name in names], dtype=np.int64)] = np.arange(len(names))
+        self.numbers = {name: number for number, name in enumerate(names)}
+        return moved
 
     @cached_property
     def all(self) -> list[str]:
@@ -116,6 +124,8 @@ class Log:
                 )
             )
         columns = np.array(cells, dtype=np.int64).reshape(len(ids), 9)
+        for names_of, column in ((self.users, 0), (self.campaigns, 3), (self.channels, 4)):
+            columns[:, column] = names_of.sort()[columns[:, column]]
         names = np.array(ids, dtype=object)
         order = np.lexsort((np.argsort(np.argsort(names)), columns[:, 1], columns[:, 0]))
         self._ids = names[order]
@@ -137,6 +147,13 @@ class Log:
         """Which rows show that an offer was right."""
         found: NDArray[np.bool_] = np.isin(self.event, [EVENT_NAMES.index(event) for event in RELEVANT]) & (self.campaign != NONE)
         return found
+
+    @cached_property
+    def began(self) -> Ints:
+        """The rows with which someone first showed that an offer of a campaign was right: one for each (user, campaign)."""
+        rows = np.flatnonzero(self.relevant)
+        _, first = np.unique(self.user[rows] * len(self.campaigns.numbers) + self.campaign[rows], return_index=True)
+        return rows[first]
 
     def records(self, rows: Iterable[int]) -> Iterator[dict[str, Any]]:
         """These rows as the truth has them (see `Records.histories`)."""
@@ -176,22 +193,29 @@ class Log:
             buckets.append(DayBucket(iso, self.campaigns.all[campaign], self.channels.all[channel], EVENT_NAMES[event], n, 0.0))
         return buckets
 
-    def shares_of_conversions(self, window: Window) -> tuple[dict[str, float], int]:
-        """Each campaign's share of the conversions in the window, greatest first, and how many conversions there were."""
-        inside = (self.at_ms >= window.start_ms) & (self.at_ms < window.end_ms) & (self.campaign != NONE)
-        conversions = self.campaign[inside & (self.event == EVENT_NAMES.index(Event.CONVERSION))]
-        numbers, counts = np.unique(conversions, return_counts=True)
-        shares = {self.campaigns.all[number]: n / len(conversions) for number, n in zip(numbers, counts, strict=True)}
-        return dict(sorted(shares.items(), key=lambda item: (-item[1], item[0]))), len(conversions)
+    def shares_of_engagements(self, window: Window) -> tuple[dict[str, float], int]:
+        """Each campaign's share of what began in the window, greatest first, and how much that was.
+
+        Someone who engages with a campaign a thousand times counts once: it is people that a campaign is to win.
+        """
+        began = self.campaign[self.began[(self.at_ms[self.began] >= window.start_ms) & (self.at_ms[self.began] < window.end_ms)]]
+        numbers, counts = np.unique(began, return_counts=True)
+        shares = {self.campaigns.all[number]: n / len(began) for number, n in zip(numbers, counts, strict=True)}
+        return dict(sorted(shares.items(), key=lambda item: (-item[1], item[0]))), len(began)
 
     def asked(self, query: "Query") -> Asked:
         """The query as a baseline sees it."""
         return Asked(
             at_ms=query.at_ms,
             history={
+                self.campaigns.numbers[mention.campaign_id]: mention.last_at_ms
+                for mention in query.context.mentioned.values()
+                if mention.campaign_id in self.campaigns.numbers
+            }
+            | {
                 self.campaigns.numbers[tie.campaign_id]: tie.last_at_ms
                 for tie in query.context.history
-                if tie.campaign_id in query.taken
+                if tie.campaign_id in query.taken and tie.weight > 0
             },
             vector=query.context.vector,
             words=query.words,

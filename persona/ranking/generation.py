@@ -29,6 +29,8 @@ class Verdict(BaseModel):
     value: float = 0.0
     """The figure that decided, beside the limit that it should keep."""
     limit: float = 0.0
+    held: bool = False
+    """Nothing may serve it before a person has looked at it, not even where nothing else serves."""
 
 
 def decide(

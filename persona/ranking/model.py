@@ -56,10 +56,8 @@ class Judgement(BaseModel):
 
     start_ms: int
     end_ms: int
-    conversions: dict[str, float]
-    """Campaign to its share of the window's conversions."""
-    top_places: dict[str, float]
-    """Campaign to its share of the first places that the model gave."""
+    engaged: dict[str, float]
+    """Campaign to its share of what people engaged with for the first time; empty where that was too little to compare."""
 
 
 class RankingModel(BaseModel):
@@ -70,7 +68,7 @@ class RankingModel(BaseModel):
     """Queries that the weights were tuned on; 0: they are the prior."""
     half_life_days: float
     judged_on: Judgement | None = None
-    """None where there was too little to judge on."""
+    """None before the evaluation."""
     newest_day: str | None
     facts: int
     fingerprint: str
@@ -88,6 +86,11 @@ class RankingModel(BaseModel):
     def figures_on(self, channel: str | None) -> Mapping[str, Figures]:
         """The campaigns' figures on a channel; over all channels where none is asked for or nothing happened on it."""
         return self.figures.get(channel or ANY_CHANNEL) or self.overall
+
+    def shares(self) -> dict[str, float]:
+        """Each campaign's share of all that people do lately: what ranks them for those of whom nothing is known."""
+        total = sum(figures.strength for figures in self.overall.values())
+        return {campaign: figures.strength / total for campaign, figures in self.overall.items()} if total else {}
 
     def strength_of(self, campaign_id: str) -> float:
         """Decayed positive engagement over all channels; 0 for a campaign the model does not know."""

@@ -108,7 +108,7 @@ def test_a_model_that_loses_is_refused_and_the_next_good_one_published(
     with world.pipeline() as pipeline:
         published = pipeline.documents.generations.in_force()
     assert published and published[0] != first and published[1]["weights"] == PRIOR_WEIGHTS
-    assert published[1]["judged_on"]["conversions"]
+    assert published[1]["judged_on"]["engaged"]
 
 
 def test_too_little_to_judge_is_published_from_priors_and_said(world: World) -> None:

@@ -76,13 +76,14 @@ def test_als_prefers_what_goes_together_and_says_nothing_of_strangers() -> None:
     users = rng.integers(200, size=2_000)
     campaigns = (users % 4) * 5 + rng.integers(5, size=2_000)
     score = Als(4, 0.1).fit(Past(20, users, campaigns, np.zeros(2_000, dtype=np.int64), 0))
-    assert set(ranked(score(Asked(0, {5: 0, 6: 0})), 5)) == {5, 6, 7, 8, 9}
+    assert set(ranked(score(Asked(0, {5: 0, 6: 0})), np.zeros(20), 5)) == {5, 6, 7, 8, 9}
     assert not score(Asked(0)).any()
 
 
-def test_what_nothing_speaks_for_is_not_ranked() -> None:
-    assert ranked(np.array([0.0, 2.0, 3.0, -1.0, 2.0]), 9) == [2, 1, 4]
-    assert ranked(np.array([0.0, 2.0, 3.0]), 1) == [2]
+def test_after_what_a_method_knows_of_comes_what_is_popular_and_nothing_that_nobody_wanted() -> None:
+    scores, popularity = np.array([0.0, 2.0, 3.0, -1.0, 2.0, 0.0, 0.0]), np.array([5.0, 0, 9, 9, 0, 7, 0])
+    assert ranked(scores, popularity, 9) == [2, 1, 4, 3, 5, 0]
+    assert ranked(scores, popularity, 1) == [2]
 
 
 def test_nobody_is_tuned_harder_than_another() -> None:

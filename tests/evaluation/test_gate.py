@@ -4,15 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from persona.evaluation.gate import Difference, Jump, Limits, judge, jumps, losses
-from persona.ranking.model import Judgement
+from persona.evaluation.gate import Difference, Jump, Limits, Shares, judge, jumps, losses
 
 LIMITS = Limits(margin=0.02, jump=0.2)
 EQUAL = Difference("the newest window", "in force", "ndcg@5", 0.0, 0.0, 0.0)
-
-
-def judgement(conversions: dict[str, float], top_places: dict[str, float] | None = None) -> Judgement:
-    return Judgement(start_ms=0, end_ms=1, conversions=conversions, top_places=top_places or {})
 
 
 @pytest.mark.parametrize(
@@ -44,28 +39,24 @@ def test_the_worst_loss_is_named() -> None:
     assert "by b in the newest window: -0.100 (-0.105 to -0.095)" in judge("f", None, some, [], LIMITS).reason
 
 
-def test_without_a_comparison_the_prior_is_published_and_said_to_be() -> None:
+def test_without_a_comparison_it_is_published_and_said_why() -> None:
     verdict = judge("f", None, [], [], LIMITS)
-    assert verdict.publish and "prior" in verdict.reason
+    assert verdict.publish and "too few" in verdict.reason
 
 
 def test_a_campaign_that_rises_too_fast_holds_the_model_however_well_it_does() -> None:
-    rises = jumps(judgement({"c_1": 0.5, "c_2": 0.3}), [judgement({"c_1": 0.1, "c_2": 0.15})], LIMITS)
-    assert rises == [Jump("c_1", "conversions", 0.1, 0.5)]
+    rises = jumps([Shares("all conversions", {"c_1": 0.1, "c_2": 0.15}, {"c_1": 0.5, "c_2": 0.3})], LIMITS)
+    assert rises == [Jump("c_1", "all conversions", 0.1, 0.5)]
     verdict = judge("f", "g_1", [replace(EQUAL, low=0.3)], rises, LIMITS)
-    assert not verdict.publish and "c_1 went from 10% to 50% of all conversions" in verdict.reason
+    assert not verdict.publish and verdict.held and "c_1 went from 10% to 50% of all conversions" in verdict.reason
     assert (verdict.value, verdict.limit) == (0.4, 0.2)
 
 
-def test_top_places_count_and_every_earlier_window_does() -> None:
-    newest = judgement({"c_1": 0.5}, {"c_3": 0.9})
-    before = [judgement({"c_1": 0.4}, {"c_3": 0.8}), judgement({"c_1": 0.45}, {"c_3": 0.1})]
-    assert jumps(newest, before[:1], LIMITS) == []
-    assert [(jump.campaign_id, jump.what, jump.before) for jump in jumps(newest, before, LIMITS)] == [
-        ("c_3", "first places", 0.1)
-    ]
+def test_whatever_is_compared_counts() -> None:
+    before = [Shares("conversions", {"c_1": 0.4}, {"c_1": 0.5}), Shares("first places", {"c_3": 0.1}, {"c_3": 0.9})]
+    assert jumps(before[:1], LIMITS) == []
+    assert [(jump.campaign_id, jump.what, jump.before) for jump in jumps(before, LIMITS)] == [("c_3", "first places", 0.1)]
 
 
 def test_of_nothing_no_share_can_have_grown() -> None:
-    assert jumps(judgement({"c_1": 1.0}), [judgement({})], LIMITS) == []
-    assert jumps(judgement({}), [judgement({"c_1": 1.0})], LIMITS) == []
+    assert jumps([Shares("any", {}, {"c_1": 1.0}), Shares("any", {"c_1": 1.0}, {})], LIMITS) == []

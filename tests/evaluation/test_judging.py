@@ -1,5 +1,6 @@
 """From a log to a verdict, in memory: what is tuned on, what is judged, and what keeps a model from being published."""
 
+import random
 from collections.abc import Sequence
 
 import pytest
@@ -66,7 +67,7 @@ def test_the_first_generation_is_published_from_priors_and_remembers_its_window(
     assert {found.against for found in report.differences} == {PRIOR, "decayed popularity"}
     assert report.windows[0].contenders[0].name == CANDIDATE and report.windows[0].queries >= LIMITS.queries
     assert model.judged_on and model.judged_on.start_ms == report.windows[0].start_ms
-    assert sum(model.judged_on.conversions.values()) == pytest.approx(1, abs=1e-3)
+    assert sum(model.judged_on.engaged.values()) == pytest.approx(1, abs=1e-3)
 
 
 def test_what_words_say_beats_popularity(first: tuple[RankingModel, Report]) -> None:
@@ -99,8 +100,9 @@ def test_weights_that_lose_are_refused_for_that(log: Log, first: tuple[RankingMo
 def test_where_nothing_serves_what_loses_gives_way_to_the_prior(log: Log) -> None:
     bad = alone("engagement")
     model, report = evaluate(log, candidate_of(log), None, LIMITS, tuner=lambda queries: Tuned(bad, len(queries), 0.1))
-    assert report.verdict.publish and "the first generation, from priors" in report.verdict.reason
+    assert report.verdict.publish and "the first generation, from priors; what was tuned loses" in report.verdict.reason
     assert model.weights == report.weights == PRIOR_WEIGHTS and model.tuned_on == 0
+    assert {(found.mean, found.low, found.high) for found in report.differences if found.against == PRIOR} == {(0, 0, 0)}
 
 
 def test_a_poisoned_drop_holds_the_model_though_it_wins_on_the_newest_window(first: tuple[RankingModel, Report]) -> None:
@@ -127,11 +129,62 @@ def test_backdated_poison_is_seen_because_the_window_is_remembered_as_it_was(fir
     assert not report.verdict.publish and "c_19" in report.verdict.reason
 
 
+OTHERS = [f"bot_{n}" for n in range(600)]
+BRIEF = 0.08 * LAST
+POISONS = {
+    "clicks": [did(user, LAST + BRIEF * n / 600, "click", "c_19") for n, user in enumerate(OTHERS)],
+    "opens": [did(user, LAST + BRIEF * n / 600 + i, "open", "c_19") for n, user in enumerate(OTHERS) for i in range(5)],
+    "one person": [did("bot", LAST + n, "conversion", "c_19") for n in range(900)],
+    "in one moment": [did(user, LAST + 1, "conversion", "c_19") for user in OTHERS],
+    "known people, over and over": [
+        did(f"u_{n % 120}", LAST + n * 50, "conversion", "c_19") for n in range(120 * 4)
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("limits", [LIMITS, Limits()], ids=["judged", "too little to judge"])
+@pytest.mark.parametrize("how", POISONS)
+def test_no_other_poison_is_published_either(first: tuple[RankingModel, Report], how: str, limits: Limits) -> None:
+    poisoned = log_of(talk() + POISONS[how])
+    fitted = fit(poisoned.day_buckets(ms(LAST * 9)), facts=1, fingerprint="poisoned")
+    _, report = evaluate(poisoned, fitted, ("g_1", first[0]), limits, untuned)
+    assert not report.verdict.publish and report.verdict.held and "c_19" in report.verdict.reason
+
+
+def test_poison_is_held_where_nothing_serves_yet() -> None:
+    poisoned = log_of(talk(EVENTS + EVENTS // 12) + POISON)
+    _, report = evaluate(poisoned, candidate_of(poisoned), None, LIMITS, untuned)
+    assert not report.verdict.publish and "c_19" in report.verdict.reason and "for a person" in report.verdict.reason
+
+
+def test_what_a_person_published_is_what_the_next_is_compared_with(first: tuple[RankingModel, Report]) -> None:
+    poisoned = log_of(talk(EVENTS + EVENTS // 12) + POISON)
+    released, report = evaluate(poisoned, candidate_of(poisoned), ("g_1", first[0]), LIMITS, untuned)
+    assert not report.verdict.publish
+    later = log_of(talk(EVENTS + EVENTS // 12 + 20) + POISON)
+    _, report = evaluate(later, candidate_of(later), ("g_2", released), LIMITS, untuned)
+    assert report.verdict.publish, report.verdict.reason
+
+
+def test_weights_in_force_are_kept_where_too_little_is_left_to_tune_on(log: Log, first: tuple[RankingModel, Report]) -> None:
+    tuned_before = first[0].model_copy(update={"weights": alone("related"), "tuned_on": 400})
+    model, report = evaluate(log, candidate_of(log), ("g_1", tuned_before), Limits(queries=10_000), untuned)
+    assert report.verdict.publish and (model.weights, model.tuned_on) == (alone("related"), 400)
+    assert "those in force" in report.notes[0]
+
+
+def test_the_order_in_which_records_are_read_changes_nothing(first: tuple[RankingModel, Report]) -> None:
+    shuffled = talk()
+    random.Random(3).shuffle(shuffled)
+    log = log_of(shuffled)
+    assert evaluate(log, candidate_of(log, "old"), None, LIMITS, untuned) == first
+
+
 def test_too_little_is_not_judged_and_says_so() -> None:
     small = log_of(talk(150))
     model, report = evaluate(small, candidate_of(small), None, Limits(), tuner=lambda queries: pytest.fail("too few to tune on"))
     assert report.verdict.publish and report.windows == [] and report.differences == []
-    assert "prior" in report.notes[0] and model.half_life_days == HALF_LIFE_DAYS and model.judged_on is None
+    assert "prior" in report.notes[0] and model.half_life_days == HALF_LIFE_DAYS
     _, report = evaluate(log_of([]), candidate_of(log_of([])), None, Limits())
     assert report.verdict.publish and report.engagements == 0
 
@@ -165,7 +218,7 @@ def test_the_same_log_gives_the_same_report(log: Log, first: tuple[RankingModel,
 
 def test_a_recipe_is_not_better_than_itself(log: Log, first: tuple[RankingModel, Report]) -> None:
     questions = ask(log)
-    model = tuned(questions, candidate_of(log), lambda queries: Tuned(PRIOR_WEIGHTS, 0, 0.0), LIMITS)
+    model = tuned(questions, candidate_of(log), None, lambda queries: Tuned(PRIOR_WEIGHTS, 0, 0.0), LIMITS)
     _, report = judge(questions, model, ("g_1", model), LIMITS)
     assert {(found.mean, found.low, found.high) for found in report.differences if found.against == IN_FORCE} == {(0, 0, 0)}
 

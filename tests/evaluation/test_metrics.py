@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from persona.evaluation.metrics import METRICS, coverage, gini, ndcg, recall, shares_of_top, struck_out
+from persona.evaluation.metrics import METRICS, coverage, gini, ndcg, recall, struck_out
 
 CAMPAIGNS = [f"c_{n}" for n in range(12)]
 RANKINGS = st.lists(st.sampled_from(CAMPAIGNS), unique=True)
@@ -64,4 +64,3 @@ def test_coverage_and_concentration_by_hand() -> None:
     assert gini([["a"], ["b"]], ["a", "b"], 1) == 0.0  # all alike
     assert gini([["a"], ["a"]], ["a", "b", "c", "d"], 1) == 0.75  # one has everything: (n - 1) / n
     assert gini([], ["a", "b"]) == 0.0 and coverage([], []) == 0.0
-    assert shares_of_top(rankings, 2) == {"a": 0.5, "b": 0.25, "c": 0.25}
