@@ -210,6 +210,8 @@ CONTENDERS: Mapping[str, Sequence[Baseline]] = {
 }
 """Each with the settings to choose among on earlier windows: six of each, so that none is tuned harder than another."""
 DECAYED = "decayed popularity"
+SQUARE = frozenset({"ItemKNN", "EASE"})
+"""Those that make a matrix of campaigns x campaigns."""
 
 
 def ranked(scores: Floats, popularity: Floats, depth: int) -> list[int]:

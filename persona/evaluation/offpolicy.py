@@ -78,7 +78,11 @@ def on_policy(log: Impressions, *, confidence: float = 0.95) -> Estimate:
 
 
 def ips(weights: Floats, rewards: Floats, *, confidence: float = 0.95) -> Estimate:
-    """Inverse propensity scoring (Horvitz & Thompson 1952): the mean of weight x reward; unbiased, of high variance."""
+    """Inverse propensity scoring (Horvitz & Thompson 1952): the mean of weight x reward; unbiased, of high variance.
+
+    Raises `InvalidInput` where the target policy would have done nothing of what was done.
+    """
+    _shared(weights)
     terms = weights * rewards
     value = float(terms.mean())
     return _estimate(value, terms - value, weights, confidence)
@@ -89,11 +93,19 @@ def snips(weights: Floats, rewards: Floats, *, confidence: float = 0.95) -> Esti
 
     Raises `InvalidInput` where the target policy would have done nothing of what was done.
     """
-    total = float(weights.sum())
-    if not total:
-        raise InvalidInput("the target policy shares no action with the log: nothing can be said of it")
+    total = _shared(weights)
     value = float(weights @ rewards) / total
     return _estimate(value, weights * (rewards - value) * len(weights) / total, weights, confidence)
+
+
+def _shared(weights: Floats) -> float:
+    total = float(weights.sum())
+    if not total:
+        raise InvalidInput(
+            "the target policy shares no action with the log: nothing can be said of it",
+            hint="Are its actions and slots named as in the log?",
+        )
+    return total
 
 
 def _estimate(value: float, deviations: Floats, weights: Floats, confidence: float) -> Estimate:

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 
 from persona.errors import NotFound
-from persona.evaluation.baselines import CONTENDERS
+from persona.evaluation.baselines import CONTENDERS, SQUARE
 from persona.evaluation.judging import ask, judge
 from persona.evaluation.reading import in_force_of, limits_of, read_log
 from persona.evaluation.report import Report
 from persona.ranking.model import RankingModel
+from persona.ranking.relations import LARGEST
 from persona.settings import Settings
 from persona.stores.documents import Documents
 
@@ -28,5 +29,11 @@ def evaluate_serving(documents: Documents, settings: Settings, *, progress: Call
     questions = ask(log)
     progress("ranking with every method, each tuned on earlier windows")
     limits = limits_of(settings)
-    _, report = judge(questions, model or RankingModel.model_validate(stored), None, limits, CONTENDERS)
-    return report.model_copy(update={"model": name})
+    contenders, notes = CONTENDERS, list[str]()
+    if len(log.campaigns.all) > LARGEST:
+        contenders = {name: settings for name, settings in CONTENDERS.items() if name not in SQUARE}
+        notes = [
+            f"More than {LARGEST:,} campaigns: {' and '.join(sorted(SQUARE))} would need a matrix of all by all, and are left out."
+        ]
+    _, report = judge(questions, model or RankingModel.model_validate(stored), None, limits, contenders)
+    return report.model_copy(update={"model": name, "notes": [*report.notes, *notes]})

