@@ -19,7 +19,7 @@ from persona.pipeline.audit import compare_stores
 from persona.pipeline.draining import Batch
 from persona.pipeline.labelling import Labeller
 from persona.pipeline.rebuilding import REBUILDABLE, Rebuilt, rebuild
-from persona.ranking.publication import fit_candidate, publish_candidate
+from persona.ranking.publication import fit_candidate, publish_by_hand
 from persona.ranking.recommender import Query, Recommender, load_snapshot
 from persona.schemas import Answer, Campaign, Engagement, ExpressedIntent, Fact, Mention, Relation, UserProfile
 from persona.stores.documents import Documents
@@ -157,14 +157,14 @@ def test_relations_in_force_are_in_the_graph_again_and_no_others(new_world: Call
     world = grown(new_world(), history())
     documents, graph = world.pipeline.documents, world.graph
     fit_candidate(world.pipeline, world.pipeline.warehouse, run_id="learning")
-    generation = publish_candidate(world.pipeline, graph, run_id="r").in_force or ""
+    generation = publish_by_hand(world.pipeline, graph, None, run_id="r").generation
     asked = dict.fromkeys(CAMPAIGNS, 1.0)
     right = graph.related_campaigns(asked, generation=generation, limit=10)
     assert right
     graph.clear()
     graph.upsert_relations([Relation("c_0", "c_1", 1.0, 9)], generation="g_of_a_truth_that_is_gone", run_id="r")
     assert [each.what for each in compare_stores(documents, world.vectors, graph, world.pipeline.warehouse) if not each.agrees] == [
-        "users", "engaged pairs", "related campaigns",
+        "users", "engaged pairs", "related campaigns", "mentioned campaigns",
     ]  # fmt: skip
     compute_anew(world, "neo4j_graph")
     assert graph.related_campaigns(asked, generation=generation, limit=10) == right
