@@ -120,11 +120,9 @@ class Customer(BaseModel):
     consent: bool | dict[ChannelName, bool] = False
     suppressed: bool = False
 
-    def consents_to(self, channel: str | None) -> bool:
-        """Whether the person agreed to be addressed on `channel` (None: on any)."""
-        if isinstance(self.consent, bool):
-            return self.consent
-        return any(self.consent.values()) if channel is None else self.consent.get(channel, False)
+    def consents_to(self, channel: str) -> bool:
+        """Whether the person agreed to be addressed on `channel`."""
+        return self.consent if isinstance(self.consent, bool) else self.consent.get(channel, False)
 
 
 # -- what the projections hand to the stores ----------------------------------------------------------------------------

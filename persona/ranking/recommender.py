@@ -22,7 +22,7 @@ from persona.ranking.explanation import evidence_of, reason_against, reason_for
 from persona.ranking.fusion import Fused, fuse
 from persona.ranking.holdout import CONTROL, Holdout
 from persona.ranking.model import RankingModel, fit
-from persona.ranking.policy import Request, Rule, rule_against
+from persona.ranking.policy import UNKNOWN_CHANNEL, Request, Rule, by_campaign, rule_against
 from persona.ranking.tracing import Trail
 from persona.schemas import (
     Answer,
@@ -41,6 +41,7 @@ from persona.stores.documents import Documents
 
 T = TypeVar("T")
 LONGEST_CAP = timedelta(days=365)
+BEGINNING = datetime.min.replace(tzinfo=UTC)
 NO_MODEL = fit([], facts=0, fingerprint="")
 """What ranks before the first generation is published: priors alone."""
 
@@ -207,6 +208,8 @@ class Recommender:
         with_figures = [{**part, **_figures_behind(part, snapshot.model)} for part in evidence]
         nowhere: list[dict[str, Any]] = [{**part, "sources": []} for part in with_figures]
         unknown: list[dict[str, Any]] = []
+        traced = degraded.unless(lambda: trail.traced(user_id, with_figures), nowhere)
+        history = degraded.unless(lambda: trail.history(user_id, campaign_id), unknown)
         return Why(
             user_id=user_id,
             campaign_id=campaign_id,
@@ -215,8 +218,8 @@ class Recommender:
             ranking_score=proposal.score if proposal else None,
             rule=rule.value if rule else None,
             reason=reason_against(rule) if rule else reason_for(evidence, snapshot.campaigns),
-            evidence=degraded.unless(lambda: trail.traced(user_id, with_figures), nowhere),
-            history=degraded.unless(lambda: trail.history(user_id, campaign_id), unknown),
+            evidence=traced,
+            history=history,
             generation=snapshot.generation,
             as_of=ranking.as_of,
             known_user=ranking.context.known,
@@ -259,12 +262,15 @@ class Recommender:
             mentioned={mention.campaign_id: mention for mention in mentioned},
             history=history,
             customer=customer,
-            decisions=degraded.unless(lambda: self._decisions(user_id, query), _decisions_in(history)),
+            decisions=by_campaign(
+                degraded.unless(lambda: self._decisions(user_id, query), _decisions_in(history)), until=query.at
+            ),
         )
         return self._ranking(context, query, snapshot, degraded)
 
     def _decisions(self, user_id: str, query: Query) -> list[Decision]:
-        since = (query.at or datetime.now(UTC)) - LONGEST_CAP
+        at = query.at or datetime.now(UTC)
+        since = at - min(LONGEST_CAP, at - BEGINNING)
         return [
             Decision(
                 event=record["event"], campaign_id=record.get("campaign_id"), channel=record["channel"], at=record["timestamp"]
@@ -350,7 +356,7 @@ def _now_ms(query: Query, snapshot: Snapshot) -> int:
 def _decisions_in(history: Sequence[Engagement]) -> list[Decision]:
     """The lasting decisions that the graph's folded history shows: what policy falls back on when the truth does not answer."""
     return [
-        Decision(event, engagement.campaign_id, "unknown", datetime.fromtimestamp(engagement.last_at_ms / 1000, UTC))
+        Decision(event, engagement.campaign_id, UNKNOWN_CHANNEL, datetime.fromtimestamp(engagement.last_at_ms / 1000, UTC))
         for engagement in history
         for event in (Event.CONVERSION, Event.DISMISS, Event.UNSUBSCRIBE)
         if engagement.counts.get(event)

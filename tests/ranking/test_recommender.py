@@ -218,6 +218,22 @@ def test_asked_about_an_earlier_time_later_decisions_are_unknown() -> None:
     assert answer.as_of == earlier
 
 
+def test_what_a_clock_ahead_of_ours_decided_counts_now() -> None:
+    soon = datetime.now(UTC) + timedelta(hours=20)
+    world = World(decisions=[{"event": "unsubscribe", "channel": "unknown", "timestamp": soon}])
+    assert offered(ask(world, at=None)) == []
+
+
+def test_asked_about_the_beginning_of_time_nothing_was_decided() -> None:
+    world = World(decisions=[decision("conversion", "c_1")])
+    assert "c_1" in offered(ask(world, at=datetime(1, 1, 1, tzinfo=UTC)))
+
+
+def test_who_did_nothing_but_unsubscribe_is_known() -> None:
+    world = World(decisions=[{"event": "unsubscribe", "channel": "email", "timestamp": AT}])
+    assert ask(world, user="u_9").known_user
+
+
 @pytest.mark.parametrize(
     ("store", "left"),
     [
