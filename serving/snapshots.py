@@ -30,6 +30,8 @@ class Current:
     """Every start and end of a campaign, in order."""
     collections: str
     """The version of the vector collections in use: a rebuild changes it."""
+    records: int
+    """How many there were: one that comes in late is not the newest, and may say who unsubscribed."""
 
     @property
     def scope(self) -> str:
@@ -39,7 +41,7 @@ class Current:
     @property
     def marks(self) -> "Marks":
         """What moves when there is something newer."""
-        return self.snapshot.generation, self.snapshot.catalog_version, self.snapshot.as_of, self.collections
+        return self.snapshot.generation, self.snapshot.catalog_version, self.snapshot.as_of, self.records, self.collections
 
     def seconds_to_change(self, now: datetime) -> float | None:
         """Until the next campaign starts or ends; None where none will."""
@@ -111,7 +113,7 @@ def _log_loaded(snapshot: Snapshot) -> None:
     )
 
 
-Marks = tuple[str | None, int, datetime | None, str]
+Marks = tuple[str | None, int, datetime | None, int, str]
 
 
 def _marks(documents: Documents) -> Marks:
@@ -119,12 +121,13 @@ def _marks(documents: Documents) -> Marks:
         documents.generations.in_force_id(),
         documents.catalog.version(),
         documents.records.newest_timestamp(),
+        documents.records.count(),
         documents.embeddings.collections_in_use(),
     )
 
 
 def _load(documents: Documents, *, before: Snapshot | None) -> Current:
-    collections = documents.embeddings.collections_in_use()
+    collections, records = documents.embeddings.collections_in_use(), documents.records.count()
     snapshot = load_snapshot(documents, before=before)
     times = (time for campaign in snapshot.campaigns.values() for time in (campaign.starts_at, campaign.ends_at))
-    return Current(snapshot, tuple(sorted(time for time in times if time is not None)), collections)
+    return Current(snapshot, tuple(sorted(time for time in times if time is not None)), collections, records)

@@ -86,6 +86,8 @@ class Snapshot:
     """The time of the newest accepted record: what decay counts from."""
     suppressed: frozenset[str] = frozenset()
     """Who is to be left alone, also while the truth does not answer."""
+    unsubscribed: Mapping[str, Collection[tuple[str | None, str]]] = field(default_factory=dict)
+    """Who unsubscribed, from which campaign (None: from more than one) and on which channel; it holds while the truth is silent too."""
     finder: NameFinder = NO_NAMES
     """Finds the campaigns that a text names."""
 
@@ -114,6 +116,7 @@ def load_snapshot(documents: Documents, *, before: Snapshot | None = None) -> Sn
         as_of=documents.records.newest_timestamp(),
         finder=before.finder if before and before.catalog_version == version else NameFinder(campaigns),
         suppressed=documents.catalog.suppressed(),
+        unsubscribed=documents.records.unsubscribed(),
     )
 
 
@@ -255,6 +258,7 @@ class Recommender:
         history: list[Engagement] = degraded.unless(lambda: self.graph.history_of(user_id), [])
         expressed: list[ExpressedIntent] = degraded.unless(lambda: self.graph.intents_of(user_id), [])
         mentioned: list[Mention] = degraded.unless(lambda: self.graph.mentions_of(user_id), [])
+        seen_elsewhere = [*_unsubscribes(snapshot.unsubscribed.get(user_id, ())), *_decisions_in(history)]
         context = Context(
             user_id=user_id,
             vector=degraded.unless(lambda: self.vectors.user_vector(user_id), None),
@@ -262,9 +266,7 @@ class Recommender:
             mentioned={mention.campaign_id: mention for mention in mentioned},
             history=history,
             customer=customer,
-            decisions=by_campaign(
-                degraded.unless(lambda: self._decisions(user_id, query), _decisions_in(history)), until=query.at
-            ),
+            decisions=by_campaign(degraded.unless(lambda: self._decisions(user_id, query), seen_elsewhere), until=query.at),
         )
         return self._ranking(context, query, snapshot, degraded)
 
@@ -353,14 +355,22 @@ def _now_ms(query: Query, snapshot: Snapshot) -> int:
     return round(as_of.timestamp() * 1000) if as_of else 0
 
 
-def _decisions_in(history: Sequence[Engagement]) -> list[Decision]:
-    """The lasting decisions that the graph's folded history shows: what policy falls back on when the truth does not answer."""
-    return [
+def _unsubscribes(known: Collection[tuple[str | None, str]]) -> Iterator[Decision]:
+    """Of unknown time: they hold at any that is asked about."""
+    return (Decision(Event.UNSUBSCRIBE, campaign_id, channel, BEGINNING) for campaign_id, channel in known)
+
+
+def _decisions_in(history: Sequence[Engagement]) -> Iterator[Decision]:
+    """The decisions that the graph's folded history shows: what policy falls back on when the truth does not answer.
+
+    All are taken to have been as late as the newest event between the two, so that a cap rather holds too long than not long enough.
+    """
+    return (
         Decision(event, engagement.campaign_id, UNKNOWN_CHANNEL, datetime.fromtimestamp(engagement.last_at_ms / 1000, UTC))
         for engagement in history
-        for event in (Event.CONVERSION, Event.DISMISS, Event.UNSUBSCRIBE)
-        if engagement.counts.get(event)
-    ]
+        for event in (Event.CONVERSION, Event.DISMISS, Event.UNSUBSCRIBE, Event.IMPRESSION)
+        for _ in range(engagement.counts.get(event, 0))
+    )
 
 
 class Degraded:

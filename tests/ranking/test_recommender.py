@@ -19,6 +19,7 @@ from persona.schemas import (
     DayBucket,
     Engagement,
     ExpressedIntent,
+    FrequencyCap,
     Mention,
     NeighbourVote,
     RelatedVote,
@@ -272,6 +273,30 @@ def test_without_mongodb_lasting_decisions_are_read_from_the_graph() -> None:
     assert set(offered(ask(world))) == {"c_4", "c_5", "c_6"}
     world.history = [engagement("c_1", click=5)]
     assert "c_1" in offered(ask(world))
+
+
+def test_without_mongodb_unsubscribes_are_respected_whether_the_graph_answers_or_not() -> None:
+    for down in ({"mongodb"}, {"mongodb", "neo4j"}, set(STORES)):
+        for gone, left in (
+            ((None, "unknown"), set()),
+            (("c_1", "email"), {"c_2", "c_3", "c_4", "c_5", "c_6"}),
+            ((None, "email"), {"c_1", "c_2", "c_3", "c_4", "c_5", "c_6"}),
+        ):
+            snapshot = replace(SNAPSHOT, unsubscribed={"u_1": [gone]})
+            assert set(offered(ask(World(down=down), snapshot=snapshot))) == left
+            assert set(offered(ask(World(down=down), user="u_9", snapshot=snapshot))) == set(CAMPAIGNS)
+        assert (
+            offered(ask(World(down=down), snapshot=replace(snapshot, unsubscribed={"u_1": [(None, "email")]}), channel="email"))
+            == []
+        )
+
+
+def test_without_mongodb_the_graph_tells_how_often_a_campaign_was_shown() -> None:
+    world = World(down={"mongodb"}, history=[engagement("c_1", impression=2), engagement("c_2", impression=1, click=3)])
+    capped = {name: Campaign(campaign_id=name, frequency_cap=FrequencyCap(count=2, days=1)) for name in ("c_1", "c_2")}
+    snapshot = replace(SNAPSHOT, campaigns={**CAMPAIGNS, **capped})
+    assert set(offered(ask(world, snapshot=snapshot))) == set(CAMPAIGNS) - {"c_1"}
+    assert "c_1" in offered(ask(world, snapshot=snapshot, at=AT + timedelta(days=2)))
 
 
 def test_without_mongodb_nobody_is_taken_to_have_consented() -> None:

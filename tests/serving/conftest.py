@@ -162,6 +162,8 @@ class FakeDocuments(FakeStore):
         self.catalog_version = 1
         self.all_campaigns = [Campaign(campaign_id=f"c_{number}", name=f"Campaign {number}") for number in range(1, 5)]
         self.looks = 0
+        self.stored = 0
+        self.gone: dict[str, set[tuple[str | None, str]]] = {}
         self.classifier: tuple[str, str, dict[str, NDArray[Any]]] | None = None
         """Version, fingerprint of the encoder, arrays."""
         self.records = self.catalog = self.generations = self.embeddings = self
@@ -175,6 +177,14 @@ class FakeDocuments(FakeStore):
     def newest_timestamp(self) -> datetime | None:
         self.answer()
         return NEWEST
+
+    def count(self) -> int:
+        self.answer()
+        return self.stored
+
+    def unsubscribed(self) -> dict[str, set[tuple[str | None, str]]]:
+        self.answer()
+        return self.gone
 
     def own(self, user_id: str, message_ids: Sequence[str]) -> list[dict[str, Any]]:
         self.answer()

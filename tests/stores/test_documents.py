@@ -11,6 +11,7 @@ import pytest
 from pymongo.client_session import ClientSession
 
 from persona.errors import EmbeddingMismatch, StoreRefused, StoreUnavailable
+from persona.ranking.recommender import load_snapshot
 from persona.schemas import Event, Opening, Reason, Relation
 from persona.settings import Settings
 from persona.stores.documents import Documents, open_documents
@@ -580,6 +581,18 @@ def test_databases_do_not_see_each_other(new_documents: Callable[[], Documents])
     ours.records.insert([record("m")])
     ours.ledger.claim_all([("d", "a", 1)], run_id="r")
     assert theirs.records.count() == 0 and theirs.ledger.claimed() == []
+
+
+def test_who_unsubscribed_from_what_is_known_of_everybody(documents: Documents) -> None:
+    gone = {"event": "unsubscribe"}
+    documents.records.insert(
+        [
+            record("m1", **gone), record("m2", **gone | {"campaign_id": "c_1"}), record("m3", hours=1, **gone), record("m4"),
+            record("m5", user_id="v", **gone | {"channel": "unknown"}), record("m6", user_id="w", event="dismiss", campaign_id="c_1"),
+        ]
+    )  # fmt: skip
+    assert documents.records.unsubscribed() == {"u": {(None, "chat"), ("c_1", "chat")}, "v": {(None, "unknown")}}
+    assert load_snapshot(documents).unsubscribed == documents.records.unsubscribed()
 
 
 def test_where_a_persons_records_came_from_is_told_of_that_person_alone(documents: Documents) -> None:

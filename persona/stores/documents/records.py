@@ -28,6 +28,12 @@ INDEXES = [
     IndexModel([("user_id", ASCENDING), ("timestamp", DESCENDING)], name="by_user_and_time"),
     # which of these users ever expressed anything? Answered without touching the records of those who only clicked.
     IndexModel([("user_id", ASCENDING)], name="expressive", partialFilterExpression={"expressive": True}),
+    # who unsubscribed from what is answered from this alone
+    IndexModel(
+        [("event", ASCENDING), ("user_id", ASCENDING), ("campaign_id", ASCENDING), ("channel", ASCENDING)],
+        name="unsubscribed",
+        partialFilterExpression={"event": "unsubscribe"},
+    ),
     IndexModel([("timestamp", DESCENDING)], name="newest"),
     IndexModel(
         [("intent", ASCENDING), ("text_hash", ASCENDING)], name="given", partialFilterExpression={"intent": {"$exists": True}}
@@ -249,6 +255,14 @@ class Records:
         lasting = {"user_id": user_id, "event": {"$in": ["conversion", "dismiss", "unsubscribe"]}}
         recent = {"user_id": user_id, "event": "impression", "timestamp": {"$gte": impressions_since}}
         return list(self._records.find({"$or": [lasting, recent]}, {"event": 1, "campaign_id": 1, "channel": 1, "timestamp": 1}))
+
+    def unsubscribed(self) -> dict[str, set[tuple[str | None, str]]]:
+        """Everybody who unsubscribed, by user id: from which campaign (None: from more than one) and on which channel."""
+        query, fields = {"event": "unsubscribe"}, {"_id": 0, "user_id": 1, "campaign_id": 1, "channel": 1}
+        of_user: dict[str, set[tuple[str | None, str]]] = {}
+        for found in self._records.find(query, fields, batch_size=50_000, hint="unsubscribed"):
+            of_user.setdefault(found["user_id"], set()).add((found.get("campaign_id"), found["channel"]))
+        return of_user
 
     def given_intents(self) -> Iterator[tuple[str, str, int]]:
         """Text hash, an intent that messages with this text were given, and how many were."""
