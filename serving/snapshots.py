@@ -2,8 +2,7 @@
 
 import asyncio
 from bisect import bisect_right
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 
@@ -43,10 +42,10 @@ class Current:
         """What moves when there is something newer."""
         return self.snapshot.generation, self.snapshot.catalog_version, self.snapshot.as_of, self.records, self.collections
 
-    def seconds_to_change(self, now: datetime) -> float | None:
-        """Until the next campaign starts or ends; None where none will."""
-        following = bisect_right(self.changes, now)
-        return (self.changes[following] - now).total_seconds() if following < len(self.changes) else None
+    def next_change(self, after: datetime) -> datetime | None:
+        """When the next campaign starts or ends; None where none will."""
+        following = bisect_right(self.changes, after)
+        return self.changes[following] if following < len(self.changes) else None
 
 
 class Snapshots:
@@ -75,16 +74,21 @@ class Snapshots:
     async def catch_up(self, epoch: str | None = None) -> Current:
         """The snapshot, no older than this epoch of the cache; without one, no older than the catalog is now.
 
-        It is not loaded again while the epoch stays the same. Where MongoDB does not answer it is the one that there is; raises
-        `StoreUnavailable` where there is none.
+        It is not loaded again while the epoch stays the same. Where MongoDB does not answer it is the one that there is, and
+        says that it may be outdated; raises `StoreUnavailable` where there is none.
         """
+        caught_up = True
         if epoch is None or epoch != self._seen:
-            with suppress(StoreUnavailable):
+            try:
                 if epoch is not None or await self._catalog_moved():
                     await self.refresh(epoch)
+            except StoreUnavailable:
+                caught_up = False
         if self.current is None:
             raise StoreUnavailable("mongodb", "the campaigns have not been loaded yet")
-        return self.current
+        if caught_up:
+            return self.current
+        return replace(self.current, snapshot=replace(self.current.snapshot, may_be_outdated=True))
 
     async def _catalog_moved(self) -> bool:
         version = await self._documents.ask(lambda documents: documents.catalog.version())

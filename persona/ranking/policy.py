@@ -1,7 +1,7 @@
 """What may be offered to whom: the rules that take a campaign out, in their order. Pure."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -78,6 +78,17 @@ def rule_against(campaign: Campaign, context: Context, request: Request) -> Rule
     return _decided_against(campaign, ways, context, request)
 
 
+def next_release(campaigns: Mapping[str, Campaign], decisions: Decisions, at: datetime) -> datetime | None:
+    """When the first of the frequency caps that are reached lets a campaign go; None where none is reached."""
+    releases: list[datetime] = []
+    for campaign_id, decided in decisions.items():
+        cap = campaigns[campaign_id].frequency_cap if campaign_id in campaigns else None
+        shown = sorted(_shown(decided, at, cap.days)) if cap else []
+        if cap and len(shown) >= cap.count:
+            releases.append(shown[-cap.count] + timedelta(days=cap.days))
+    return min(releases, default=None)
+
+
 def _running(campaign: Campaign, at: datetime) -> bool:
     begun = campaign.starts_at is None or campaign.starts_at <= at
     over = campaign.ends_at is not None and campaign.ends_at <= at
@@ -101,12 +112,14 @@ def _decided_against(campaign: Campaign, ways: Collection[str], context: Context
         return Rule.UNSUBSCRIBED
     if Event.DISMISS in events:
         return Rule.DISMISSED
-    if campaign.frequency_cap and _impressions(ours, request.at, campaign.frequency_cap.days) >= campaign.frequency_cap.count:
+    cap = campaign.frequency_cap
+    if cap and len(_shown(ours, request.at, cap.days)) >= cap.count:
         return Rule.FREQUENCY_CAP
     if Event.CONVERSION in events and not request.repeat_conversions:
         return Rule.ALREADY_CONVERTED
     return None
 
 
-def _impressions(decisions: Sequence[Decision], at: datetime, days: float) -> int:
-    return sum(decision.event == Event.IMPRESSION and at - decision.at <= timedelta(days=days) for decision in decisions)
+def _shown(decisions: Sequence[Decision], at: datetime, days: float) -> list[datetime]:
+    """When, of those times that count for a cap."""
+    return [each.at for each in decisions if each.event == Event.IMPRESSION and at - each.at <= timedelta(days=days)]

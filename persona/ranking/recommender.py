@@ -22,7 +22,7 @@ from persona.ranking.explanation import evidence_of, reason_against, reason_for
 from persona.ranking.fusion import Fused, fuse
 from persona.ranking.holdout import CONTROL, Holdout
 from persona.ranking.model import RankingModel, fit
-from persona.ranking.policy import UNKNOWN_CHANNEL, Request, Rule, by_campaign, rule_against
+from persona.ranking.policy import UNKNOWN_CHANNEL, Request, Rule, by_campaign, next_release, rule_against
 from persona.ranking.tracing import Trail
 from persona.schemas import (
     Answer,
@@ -90,6 +90,8 @@ class Snapshot:
     """Who unsubscribed, from which campaign (None: from more than one) and on which channel; it holds while the truth is silent too."""
     finder: NameFinder = NO_NAMES
     """Finds the campaigns that a text names."""
+    may_be_outdated: bool = False
+    """Whether MongoDB did not say if there is a newer one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,22 @@ class Ranking:
     as_of: datetime | None
     degraded: Sequence[str]
 
+    def answer(self, k: int) -> Answer:
+        """The best `k` offers."""
+        return Answer(
+            user_id=self.context.user_id,
+            recommendations=list(islice(self.offers(), k)),
+            generation=self.snapshot.generation,
+            as_of=self.as_of,
+            known_user=self.context.known,
+            degraded=list(self.degraded),
+            holdout=self.held_out,
+        )
+
+    def next_release(self) -> datetime | None:
+        """When a frequency cap lets the next campaign go; None where none holds one back."""
+        return next_release(self.snapshot.campaigns, self.context.decisions, self.request.at)
+
     def offers(self) -> Iterator[Recommendation]:
         """What may be offered, best first, each made when it is asked for."""
         for rank, item in enumerate(self._placed(), 1):
@@ -194,7 +212,7 @@ class Recommender:
 
         Raises `StoreUnavailable` when no channel is left.
         """
-        return _answer(self.ranking_for(user_id, query, snapshot, Degraded()), query.k)
+        return self.ranking_for(user_id, query, snapshot, Degraded()).answer(query.k)
 
     def why(self, user_id: str, campaign_id: str, query: Query, snapshot: Snapshot, trail: Trail) -> Why:
         """Why this person is offered this campaign, or the rule that keeps it out: by the same ranking as `for_user`.
@@ -246,7 +264,7 @@ class Recommender:
             intents=expressed,
             mentioned={campaign: Mention(campaign, count, now_ms, "") for campaign, count in named.items()},
         )
-        return _answer(self._ranking(context, query, snapshot, Degraded()), query.k)
+        return self._ranking(context, query, snapshot, Degraded()).answer(query.k)
 
     def ranking_for(self, user_id: str, query: Query, snapshot: Snapshot, degraded: "Degraded") -> Ranking:
         """Everything that could be said to this person; `degraded` collects the stores that did not answer.
@@ -281,6 +299,8 @@ class Recommender:
         ]
 
     def _ranking(self, context: Context, query: Query, snapshot: Snapshot, degraded: "Degraded") -> Ranking:
+        if snapshot.may_be_outdated:
+            degraded.stores.add("mongodb")
         held_out = context.user_id is not None and self.rules.holdout.has(context.user_id)
         sources = Sources(
             vectors=self.vectors,
@@ -313,18 +333,6 @@ class Recommender:
             as_of=_as_of(query, snapshot),
             degraded=sorted(degraded.stores),
         )
-
-
-def _answer(ranking: Ranking, k: int) -> Answer:
-    return Answer(
-        user_id=ranking.context.user_id,
-        recommendations=list(islice(ranking.offers(), k)),
-        generation=ranking.snapshot.generation,
-        as_of=ranking.as_of,
-        known_user=ranking.context.known,
-        degraded=list(ranking.degraded),
-        holdout=ranking.held_out,
-    )
 
 
 def _offer(item: Placed, rank: int, campaigns: Mapping[str, Campaign]) -> Recommendation:
