@@ -48,4 +48,4 @@ def _text(why: dict[str, Any]) -> str:
 
 
 def _source(source: dict[str, Any]) -> str:
-    return f"{source['message_id']}  {source['drop_name'] or source['drop']} line {source['line']}, run {source['run_id']}"
+    return f"{source['message_id']}  drop {source['drop']} line {source['line']}, run {source['run_id']}"

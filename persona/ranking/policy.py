@@ -82,9 +82,12 @@ def next_release(campaigns: Mapping[str, Campaign], decisions: Decisions, at: da
     """When the first of the frequency caps that are reached lets a campaign go; None where none is reached."""
     releases: list[datetime] = []
     for campaign_id, decided in decisions.items():
-        cap = campaigns[campaign_id].frequency_cap if campaign_id in campaigns else None
-        shown = sorted(_shown(decided, at, cap.days)) if cap else []
-        if cap and len(shown) >= cap.count:
+        campaign = None if campaign_id is None else campaigns.get(campaign_id)
+        if campaign is None or campaign.frequency_cap is None:
+            continue
+        cap = campaign.frequency_cap
+        shown = sorted(_shown(decided, at, cap.days))
+        if len(shown) >= cap.count:
             releases.append(shown[-cap.count] + timedelta(days=cap.days))
     return min(releases, default=None)
 

@@ -229,7 +229,7 @@ class Recommender:
         with_figures = [{**part, **_figures_behind(part, snapshot.model)} for part in evidence]
         nowhere: list[dict[str, Any]] = [{**part, "sources": []} for part in with_figures]
         unknown: list[dict[str, Any]] = []
-        traced = degraded.unless(lambda: trail.traced(user_id, with_figures), nowhere)
+        traced = degraded.unless(lambda: trail.traced(user_id, campaign_id, with_figures), nowhere)
         history = degraded.unless(lambda: trail.history(user_id, campaign_id), unknown)
         return Why(
             user_id=user_id,

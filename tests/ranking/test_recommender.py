@@ -91,7 +91,7 @@ class World:
 
     def related_campaigns(self, history: Mapping[str, float], *, generation: str, limit: int) -> list[RelatedVote]:
         because = max(history, key=lambda campaign: history[campaign])
-        return self.of("neo4j", [RelatedVote("c_2", 1.0, because, 4)] if generation == "g_1" else [])
+        return self.of("neo4j", [RelatedVote("c_2", 1.0, because, 4, 0.2, "r_1")] if generation == "g_1" else [])
 
     def decisions_of(self, user_id: str, *, impressions_since: datetime) -> list[dict[str, Any]]:
         return self.of("mongodb", [decision for decision in self.decisions if decision["timestamp"] >= impressions_since])

@@ -191,10 +191,6 @@ class FakeDocuments(FakeStore):
         self.answer()
         return self.gone
 
-    def own(self, user_id: str, message_ids: Sequence[str]) -> list[dict[str, Any]]:
-        self.answer()
-        return []
-
     def newest_messages(self, user_id: str, *, limit: int) -> list[dict[str, Any]]:
         self.answer()
         return []
