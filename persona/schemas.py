@@ -120,11 +120,9 @@ class Customer(BaseModel):
     consent: bool | dict[ChannelName, bool] = False
     suppressed: bool = False
 
-    def consents_to(self, channel: str | None) -> bool:
-        """Whether the person agreed to be addressed on `channel` (None: on any)."""
-        if isinstance(self.consent, bool):
-            return self.consent
-        return any(self.consent.values()) if channel is None else self.consent.get(channel, False)
+    def consents_to(self, channel: str) -> bool:
+        """Whether the person agreed to be addressed on `channel`."""
+        return self.consent if isinstance(self.consent, bool) else self.consent.get(channel, False)
 
 
 # -- what the projections hand to the stores ----------------------------------------------------------------------------
@@ -263,6 +261,10 @@ class RelatedVote:
     """The campaign of the history that adds most."""
     support: int
     """How many people engaged with that one and this."""
+    weight: float
+    """Of the relation between the two."""
+    run_id: str
+    """The run that learned it; empty where it was learned for a comparison."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +321,7 @@ class Why(BaseModel):
     """The code of what keeps it out; None where it is offered."""
     reason: str
     evidence: list[dict[str, Any]]
-    """As in the answer, each part with its `sources`: message_id, drop, drop_name, line, run_id, at."""
+    """As in the answer, each part with its `sources`: message_id, drop, line, run_id, at."""
     history: list[dict[str, Any]]
     """What passed between the two: `event`, and the fields of a source."""
     generation: str | None

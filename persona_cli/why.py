@@ -7,7 +7,7 @@ import typer
 from persona.ranking.recommender import Query
 from persona.settings import Settings
 from persona_cli.answering import open_answering
-from persona_cli.options import Json
+from persona_cli.options import AsOf, Json
 from persona_cli.output import emit
 
 NOT_FIGURES = {"channel", "score", "contribution", "sources"}
@@ -18,10 +18,11 @@ def why(
     campaign_id: Annotated[str, typer.Argument(help="Which campaign.")],
     channel: Annotated[str | None, typer.Option(help="As if asked on this channel.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Campaigns to leave out.")] = None,
+    as_of: AsOf = None,
     json: Json = False,
 ) -> None:
     """Why this campaign stands where it does for this person, down to drop and line; or why it is not offered."""
-    query = Query(channel=channel.lower() if channel else None, exclude=frozenset(exclude or ()))
+    query = Query(channel=channel.lower() if channel else None, exclude=frozenset(exclude or ()), at=as_of)
     with open_answering(Settings()) as here:
         found = here.recommender.why(user_id, campaign_id, query, here.snapshot, here.trail)
     document = found.model_dump(mode="json")
@@ -47,4 +48,4 @@ def _text(why: dict[str, Any]) -> str:
 
 
 def _source(source: dict[str, Any]) -> str:
-    return f"{source['message_id']}  {source['drop_name'] or source['drop']} line {source['line']}, run {source['run_id']}"
+    return f"{source['message_id']}  drop {source['drop']} line {source['line']}, run {source['run_id']}"

@@ -2,8 +2,7 @@
 
 import asyncio
 from bisect import bisect_right
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 
@@ -30,6 +29,8 @@ class Current:
     """Every start and end of a campaign, in order."""
     collections: str
     """The version of the vector collections in use: a rebuild changes it."""
+    records: int
+    """How many there were: one that comes in late is not the newest, and may say who unsubscribed."""
 
     @property
     def scope(self) -> str:
@@ -39,12 +40,12 @@ class Current:
     @property
     def marks(self) -> "Marks":
         """What moves when there is something newer."""
-        return self.snapshot.generation, self.snapshot.catalog_version, self.snapshot.as_of, self.collections
+        return self.snapshot.generation, self.snapshot.catalog_version, self.snapshot.as_of, self.records, self.collections
 
-    def seconds_to_change(self, now: datetime) -> float | None:
-        """Until the next campaign starts or ends; None where none will."""
-        following = bisect_right(self.changes, now)
-        return (self.changes[following] - now).total_seconds() if following < len(self.changes) else None
+    def next_change(self, after: datetime) -> datetime | None:
+        """When the next campaign starts or ends; None where none will."""
+        following = bisect_right(self.changes, after)
+        return self.changes[following] if following < len(self.changes) else None
 
 
 class Snapshots:
@@ -73,16 +74,21 @@ class Snapshots:
     async def catch_up(self, epoch: str | None = None) -> Current:
         """The snapshot, no older than this epoch of the cache; without one, no older than the catalog is now.
 
-        It is not loaded again while the epoch stays the same. Where MongoDB does not answer it is the one that there is; raises
-        `StoreUnavailable` where there is none.
+        It is not loaded again while the epoch stays the same. Where MongoDB does not answer it is the one that there is, and
+        says that it may be outdated; raises `StoreUnavailable` where there is none.
         """
+        caught_up = True
         if epoch is None or epoch != self._seen:
-            with suppress(StoreUnavailable):
+            try:
                 if epoch is not None or await self._catalog_moved():
                     await self.refresh(epoch)
+            except StoreUnavailable:
+                caught_up = False
         if self.current is None:
             raise StoreUnavailable("mongodb", "the campaigns have not been loaded yet")
-        return self.current
+        if caught_up:
+            return self.current
+        return replace(self.current, snapshot=replace(self.current.snapshot, may_be_outdated=True))
 
     async def _catalog_moved(self) -> bool:
         version = await self._documents.ask(lambda documents: documents.catalog.version())
@@ -111,7 +117,7 @@ def _log_loaded(snapshot: Snapshot) -> None:
     )
 
 
-Marks = tuple[str | None, int, datetime | None, str]
+Marks = tuple[str | None, int, datetime | None, int, str]
 
 
 def _marks(documents: Documents) -> Marks:
@@ -119,12 +125,13 @@ def _marks(documents: Documents) -> Marks:
         documents.generations.in_force_id(),
         documents.catalog.version(),
         documents.records.newest_timestamp(),
+        documents.records.count(),
         documents.embeddings.collections_in_use(),
     )
 
 
 def _load(documents: Documents, *, before: Snapshot | None) -> Current:
-    collections = documents.embeddings.collections_in_use()
+    collections, records = documents.embeddings.collections_in_use(), documents.records.count()
     snapshot = load_snapshot(documents, before=before)
     times = (time for campaign in snapshot.campaigns.values() for time in (campaign.starts_at, campaign.ends_at))
-    return Current(snapshot, tuple(sorted(time for time in times if time is not None)), collections)
+    return Current(snapshot, tuple(sorted(time for time in times if time is not None)), collections, records)

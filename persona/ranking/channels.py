@@ -139,7 +139,15 @@ def related(context: Context, sources: Sources) -> list[Candidate]:
     votes = sources.graph.related_campaigns(strongest, generation=sources.generation, limit=CANDIDATES)
     return [
         Candidate(
-            vote.campaign_id, vote.score, {"because": vote.because, "support": vote.support, **_named(vote.because, context)}
+            vote.campaign_id,
+            vote.score,
+            {
+                "because": vote.because,
+                "support": vote.support,
+                "weight": vote.weight,
+                "run_id": vote.run_id,
+                **_named(vote.because, context),
+            },
         )
         for vote in votes
         if vote.score > 0

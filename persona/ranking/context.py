@@ -17,6 +17,10 @@ class Decision:
     at: datetime
 
 
+Decisions = Mapping[str | None, Sequence[Decision]]
+"""Decisions by campaign; under None those that concern more than one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """A person, or a few texts of nobody in particular."""
@@ -28,9 +32,9 @@ class Context:
     """Campaigns that the messages name."""
     history: Sequence[Engagement] = ()
     customer: Customer | None = None
-    decisions: Sequence[Decision] = ()
+    decisions: Decisions = field(default_factory=dict)
 
     @property
     def known(self) -> bool:
         """Whether this person ever said or did anything."""
-        return self.vector is not None or bool(self.history) or bool(self.intents)
+        return self.vector is not None or any((self.history, self.intents, self.mentioned, self.decisions))

@@ -22,7 +22,7 @@ from persona.ranking.explanation import evidence_of, reason_against, reason_for
 from persona.ranking.fusion import Fused, fuse
 from persona.ranking.holdout import CONTROL, Holdout
 from persona.ranking.model import RankingModel, fit
-from persona.ranking.policy import Request, Rule, rule_against
+from persona.ranking.policy import UNKNOWN_CHANNEL, Request, Rule, by_campaign, next_release, rule_against
 from persona.ranking.tracing import Trail
 from persona.schemas import (
     Answer,
@@ -41,6 +41,7 @@ from persona.stores.documents import Documents
 
 T = TypeVar("T")
 LONGEST_CAP = timedelta(days=365)
+BEGINNING = datetime.min.replace(tzinfo=UTC)
 NO_MODEL = fit([], facts=0, fingerprint="")
 """What ranks before the first generation is published: priors alone."""
 
@@ -85,8 +86,12 @@ class Snapshot:
     """The time of the newest accepted record: what decay counts from."""
     suppressed: frozenset[str] = frozenset()
     """Who is to be left alone, also while the truth does not answer."""
+    unsubscribed: Mapping[str, Collection[tuple[str | None, str]]] = field(default_factory=dict)
+    """Who unsubscribed, from which campaign (None: from more than one) and on which channel; it holds while the truth is silent too."""
     finder: NameFinder = NO_NAMES
     """Finds the campaigns that a text names."""
+    may_be_outdated: bool = False
+    """Whether MongoDB did not say if there is a newer one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +118,7 @@ def load_snapshot(documents: Documents, *, before: Snapshot | None = None) -> Sn
         as_of=documents.records.newest_timestamp(),
         finder=before.finder if before and before.catalog_version == version else NameFinder(campaigns),
         suppressed=documents.catalog.suppressed(),
+        unsubscribed=documents.records.unsubscribed(),
     )
 
 
@@ -146,6 +152,22 @@ class Ranking:
     snapshot: Snapshot
     as_of: datetime | None
     degraded: Sequence[str]
+
+    def answer(self, k: int) -> Answer:
+        """The best `k` offers."""
+        return Answer(
+            user_id=self.context.user_id,
+            recommendations=list(islice(self.offers(), k)),
+            generation=self.snapshot.generation,
+            as_of=self.as_of,
+            known_user=self.context.known,
+            degraded=list(self.degraded),
+            holdout=self.held_out,
+        )
+
+    def next_release(self) -> datetime | None:
+        """When a frequency cap lets the next campaign go; None where none holds one back."""
+        return next_release(self.snapshot.campaigns, self.context.decisions, self.request.at)
 
     def offers(self) -> Iterator[Recommendation]:
         """What may be offered, best first, each made when it is asked for."""
@@ -190,7 +212,7 @@ class Recommender:
 
         Raises `StoreUnavailable` when no channel is left.
         """
-        return _answer(self.ranking_for(user_id, query, snapshot, Degraded()), query.k)
+        return self.ranking_for(user_id, query, snapshot, Degraded()).answer(query.k)
 
     def why(self, user_id: str, campaign_id: str, query: Query, snapshot: Snapshot, trail: Trail) -> Why:
         """Why this person is offered this campaign, or the rule that keeps it out: by the same ranking as `for_user`.
@@ -207,6 +229,8 @@ class Recommender:
         with_figures = [{**part, **_figures_behind(part, snapshot.model)} for part in evidence]
         nowhere: list[dict[str, Any]] = [{**part, "sources": []} for part in with_figures]
         unknown: list[dict[str, Any]] = []
+        traced = degraded.unless(lambda: trail.traced(user_id, campaign_id, with_figures), nowhere)
+        history = degraded.unless(lambda: trail.history(user_id, campaign_id), unknown)
         return Why(
             user_id=user_id,
             campaign_id=campaign_id,
@@ -215,8 +239,8 @@ class Recommender:
             ranking_score=proposal.score if proposal else None,
             rule=rule.value if rule else None,
             reason=reason_against(rule) if rule else reason_for(evidence, snapshot.campaigns),
-            evidence=degraded.unless(lambda: trail.traced(user_id, with_figures), nowhere),
-            history=degraded.unless(lambda: trail.history(user_id, campaign_id), unknown),
+            evidence=traced,
+            history=history,
             generation=snapshot.generation,
             as_of=ranking.as_of,
             known_user=ranking.context.known,
@@ -240,7 +264,7 @@ class Recommender:
             intents=expressed,
             mentioned={campaign: Mention(campaign, count, now_ms, "") for campaign, count in named.items()},
         )
-        return _answer(self._ranking(context, query, snapshot, Degraded()), query.k)
+        return self._ranking(context, query, snapshot, Degraded()).answer(query.k)
 
     def ranking_for(self, user_id: str, query: Query, snapshot: Snapshot, degraded: "Degraded") -> Ranking:
         """Everything that could be said to this person; `degraded` collects the stores that did not answer.
@@ -252,6 +276,7 @@ class Recommender:
         history: list[Engagement] = degraded.unless(lambda: self.graph.history_of(user_id), [])
         expressed: list[ExpressedIntent] = degraded.unless(lambda: self.graph.intents_of(user_id), [])
         mentioned: list[Mention] = degraded.unless(lambda: self.graph.mentions_of(user_id), [])
+        seen_elsewhere = [*_unsubscribes(snapshot.unsubscribed.get(user_id, ())), *_decisions_in(history)]
         context = Context(
             user_id=user_id,
             vector=degraded.unless(lambda: self.vectors.user_vector(user_id), None),
@@ -259,12 +284,13 @@ class Recommender:
             mentioned={mention.campaign_id: mention for mention in mentioned},
             history=history,
             customer=customer,
-            decisions=degraded.unless(lambda: self._decisions(user_id, query), _decisions_in(history)),
+            decisions=by_campaign(degraded.unless(lambda: self._decisions(user_id, query), seen_elsewhere), until=query.at),
         )
         return self._ranking(context, query, snapshot, degraded)
 
     def _decisions(self, user_id: str, query: Query) -> list[Decision]:
-        since = (query.at or datetime.now(UTC)) - LONGEST_CAP
+        at = query.at or datetime.now(UTC)
+        since = at - min(LONGEST_CAP, at - BEGINNING)
         return [
             Decision(
                 event=record["event"], campaign_id=record.get("campaign_id"), channel=record["channel"], at=record["timestamp"]
@@ -273,6 +299,8 @@ class Recommender:
         ]
 
     def _ranking(self, context: Context, query: Query, snapshot: Snapshot, degraded: "Degraded") -> Ranking:
+        if snapshot.may_be_outdated:
+            degraded.stores.add("mongodb")
         held_out = context.user_id is not None and self.rules.holdout.has(context.user_id)
         sources = Sources(
             vectors=self.vectors,
@@ -307,18 +335,6 @@ class Recommender:
         )
 
 
-def _answer(ranking: Ranking, k: int) -> Answer:
-    return Answer(
-        user_id=ranking.context.user_id,
-        recommendations=list(islice(ranking.offers(), k)),
-        generation=ranking.snapshot.generation,
-        as_of=ranking.as_of,
-        known_user=ranking.context.known,
-        degraded=list(ranking.degraded),
-        holdout=ranking.held_out,
-    )
-
-
 def _offer(item: Placed, rank: int, campaigns: Mapping[str, Campaign]) -> Recommendation:
     evidence = evidence_of(item.fused, moved_down=item.moved_down)
     return Recommendation(
@@ -347,14 +363,22 @@ def _now_ms(query: Query, snapshot: Snapshot) -> int:
     return round(as_of.timestamp() * 1000) if as_of else 0
 
 
-def _decisions_in(history: Sequence[Engagement]) -> list[Decision]:
-    """The lasting decisions that the graph's folded history shows: what policy falls back on when the truth does not answer."""
-    return [
-        Decision(event, engagement.campaign_id, "unknown", datetime.fromtimestamp(engagement.last_at_ms / 1000, UTC))
+def _unsubscribes(known: Collection[tuple[str | None, str]]) -> Iterator[Decision]:
+    """Of unknown time: they hold at any that is asked about."""
+    return (Decision(Event.UNSUBSCRIBE, campaign_id, channel, BEGINNING) for campaign_id, channel in known)
+
+
+def _decisions_in(history: Sequence[Engagement]) -> Iterator[Decision]:
+    """The decisions that the graph's folded history shows: what policy falls back on when the truth does not answer.
+
+    All are taken to have been as late as the newest event between the two, so that a cap rather holds too long than not long enough.
+    """
+    return (
+        Decision(event, engagement.campaign_id, UNKNOWN_CHANNEL, datetime.fromtimestamp(engagement.last_at_ms / 1000, UTC))
         for engagement in history
-        for event in (Event.CONVERSION, Event.DISMISS, Event.UNSUBSCRIBE)
-        if engagement.counts.get(event)
-    ]
+        for event in (Event.CONVERSION, Event.DISMISS, Event.UNSUBSCRIBE, Event.IMPRESSION)
+        for _ in range(engagement.counts.get(event, 0))
+    )
 
 
 class Degraded:

@@ -121,14 +121,15 @@ def related_votes(relations: Mapping[str, Sequence[Relation]], history: Mapping[
 
     What the graph answers, computed from relations in memory.
     """
-    found: dict[str, list[tuple[float, str, int]]] = {}
+    found: dict[str, list[tuple[float, Relation]]] = {}
     for campaign, weight in history.items():
         for relation in relations.get(campaign, ()):
-            found.setdefault(relation.related_id, []).append((weight * relation.weight, campaign, relation.support))
+            found.setdefault(relation.related_id, []).append((weight * relation.weight, relation))
     votes = []
     for campaign, parts in found.items():
-        _, because, support = min(parts, key=lambda part: (-part[0], part[1]))
-        votes.append(RelatedVote(campaign, sum(part[0] for part in parts), because, support))
+        _, most = min(parts, key=lambda part: (-part[0], part[1].campaign_id))
+        score = sum(pull for pull, _ in parts)
+        votes.append(RelatedVote(campaign, score, most.campaign_id, most.support, most.weight, run_id=""))
     return sorted(votes, key=lambda vote: (-vote.score, vote.campaign_id))[:limit]
 
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Protocol
 
 from persona.stores.documents.ledger import Entry
 
 LIMIT = 10
-"""So many of the newest messages, or events with a campaign, are named."""
+"""So many records are named of all that a part of the evidence rests on, the newest."""
 RESTS_ON_WORDS = frozenset({"similar_users", "similar_conversations", "content"})
 """Channels that look for what is like the person's messages as a whole."""
 
@@ -17,8 +18,9 @@ Document = Mapping[str, Any]
 class OwnRecords(Protocol):
     """What tracing asks of the records: always one person's."""
 
-    def own(self, user_id: str, message_ids: Sequence[str]) -> list[dict[str, Any]]: ...
     def newest_messages(self, user_id: str, *, limit: int) -> list[dict[str, Any]]: ...
+    def naming(self, user_id: str, campaign_id: str, *, limit: int) -> list[dict[str, Any]]: ...
+    def expressing(self, user_id: str, intent: str, *, limit: int) -> list[dict[str, Any]]: ...
     def between(self, user_id: str, campaign_id: str, *, limit: int) -> list[dict[str, Any]]: ...
 
 
@@ -35,11 +37,11 @@ class Trail:
     records: OwnRecords
     arrivals: Arrivals
 
-    def traced(self, user_id: str, evidence: Sequence[Document]) -> list[dict[str, Any]]:
-        """The evidence, each part with the `sources` that it rests on; none where it rests on nothing this person did."""
+    def traced(self, user_id: str, campaign_id: str, evidence: Sequence[Document]) -> list[dict[str, Any]]:
+        """The evidence for the campaign, each part with the `sources` that it rests on; none where it rests on nothing this person did."""
         words = RESTS_ON_WORDS & {part["channel"] for part in evidence}
         messages = self.records.newest_messages(user_id, limit=LIMIT) if words else []
-        found = [messages if part["channel"] in words else self._records_of(user_id, part) for part in evidence]
+        found = [messages if part["channel"] in words else self._records_of(user_id, campaign_id, part) for part in evidence]
         source_of = self._sources(record for records in found for record in records)
         return [
             {**part, "sources": [source_of[record["_id"]] for record in records]}
@@ -52,10 +54,22 @@ class Trail:
         source_of = self._sources(records)
         return [{"event": record["event"], **source_of[record["_id"]]} for record in records]
 
-    def _records_of(self, user_id: str, part: Document) -> list[dict[str, Any]]:
-        if named := message_ids(part):
-            return self.records.own(user_id, named)
-        return self.records.between(user_id, part["because"], limit=LIMIT) if "because" in part else []
+    def _records_of(self, user_id: str, campaign_id: str, part: Document) -> list[dict[str, Any]]:
+        match part["channel"]:
+            case "mentions":
+                return self.records.naming(user_id, campaign_id, limit=LIMIT)
+            case "intents":
+                return self.records.expressing(user_id, part["intent"], limit=LIMIT)
+            case "related":
+                return self._tying(user_id, part["because"])
+            case _:
+                return []
+
+    def _tying(self, user_id: str, campaign_id: str) -> list[dict[str, Any]]:
+        """What the person did with a campaign or said of it: either may be what its weight in their history comes from."""
+        done = [record for record in self.records.between(user_id, campaign_id, limit=LIMIT) if "campaign_id" in record]
+        by_id = {record["_id"]: record for record in (*done, *self.records.naming(user_id, campaign_id, limit=LIMIT))}
+        return sorted(by_id.values(), key=itemgetter("timestamp"), reverse=True)[:LIMIT]
 
     def _sources(self, records: Iterable[Document]) -> dict[str, dict[str, Any]]:
         by_id = {record["_id"]: record for record in records}
@@ -63,18 +77,10 @@ class Trail:
         return {key: _source(record, drops.get(record["drop"])) for key, record in by_id.items()}
 
 
-def message_ids(part: Document) -> list[str]:
-    """The messages that a part of the evidence names."""
-    named = part.get("messages")
-    several = [message for message in named if isinstance(message, str)] if isinstance(named, list | tuple) else []
-    return list(dict.fromkeys([*filter(None, [part.get("message_id")]), *several]))
-
-
 def _source(record: Document, drop: Entry | None) -> dict[str, Any]:
-    return {
+    return {  # not the drop's name: people call files after people
         "message_id": record["_id"],
         "drop": record["drop"],
-        "drop_name": drop.name if drop else None,
         "line": record["line"],
         "run_id": drop.run_id if drop else None,
         "at": record["timestamp"],

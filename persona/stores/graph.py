@@ -125,10 +125,11 @@ UNWIND $history AS past
 MATCH (:Campaign {campaign_id: past.campaign_id})-[related:RELATED]->(campaign:Campaign)
 WHERE related.generation = $generation
 WITH campaign.campaign_id AS campaign_id, past.campaign_id AS because, past.weight * related.weight AS pull,
-     related.support AS support
+     related.support AS support, related.weight AS weight, related.run_id AS run_id
 ORDER BY pull DESC, because
-WITH campaign_id, sum(pull) AS score, collect(because) AS becauses, collect(support) AS supports
-RETURN campaign_id, score, becauses[0] AS because, supports[0] AS support
+WITH campaign_id, sum(pull) AS score, collect(because) AS becauses, collect(support) AS supports,
+     collect(weight) AS weights, collect(run_id) AS run_ids
+RETURN campaign_id, score, becauses[0] AS because, supports[0] AS support, weights[0] AS weight, run_ids[0] AS run_id
 ORDER BY score DESC, campaign_id
 LIMIT $limit
 """
@@ -441,7 +442,7 @@ class Graph:
             generation=generation,
             limit=limit,
         )
-        return [RelatedVote(record["campaign_id"], record["score"], record["because"], record["support"]) for record in records]
+        return [RelatedVote(**record.data()) for record in records]
 
     # -- retrieving -----------------------------------------------------------------------------------------------------
 

@@ -53,7 +53,6 @@ WHY_EXAMPLE = {
                 {
                     "message_id": "m_5f2b…",
                     "drop": "ab12…",
-                    "drop_name": "monday.jsonl",
                     "line": 7,
                     "run_id": "3f0c…",
                     "at": "2026-01-01T00:00:00Z",

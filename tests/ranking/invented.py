@@ -1,9 +1,10 @@
 """People, campaigns and what passed between them, invented by seed, as all stores would tell of them."""
 
 import random
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,7 @@ class World:
         }  # fmt: skip
         if some.random() < 0.5:
             record |= {"event": "message", "message": f"words of {person}, {number}", "text_hash": str(number)}
-            record |= {"intent": some.choice(INTENTS)}
+            record |= {"intent": some.choice(INTENTS), "names": some.sample(sorted(self.campaigns), some.randint(0, 1))}
         else:
             record |= {"event": some.choice(EVENTS).value}
             if record["event"] != "unsubscribe" or some.random() < 0.8:
@@ -137,13 +138,15 @@ class World:
 
     def intents_of(self, user_id: str) -> list[ExpressedIntent]:
         self._up("neo4j")
-        found = {record["intent"]: record["_id"] for record in self.records_of[user_id] if "intent" in record}
-        return [ExpressedIntent(user_id, intent, 1, 0, message) for intent, message in found.items()]
+        counts = Counter(record["intent"] for record in self.records_of[user_id] if "intent" in record)
+        last = {intent: self._expressing(user_id, intent)[0] for intent in counts}
+        return [ExpressedIntent(user_id, intent, n, at_ms(last[intent]), last[intent]["_id"]) for intent, n in counts.items()]
 
     def mentions_of(self, user_id: str) -> list[Mention]:
         self._up("neo4j")
-        found = {record["campaign_id"]: record["_id"] for record in self.records_of[user_id] if "campaign_id" in record}
-        return [Mention(campaign, 1, 0, message) for campaign, message in found.items()][:1]
+        counts = Counter(campaign for record in self.records_of[user_id] for campaign in record.get("names", ()))
+        last = {campaign: self._naming(user_id, campaign)[0] for campaign in counts}
+        return [Mention(campaign, n, at_ms(last[campaign]), last[campaign]["_id"]) for campaign, n in counts.items()]
 
     def campaigns_of(
         self, neighbours: Mapping[str, float], *, now_ms: int, half_life_days: float, limit: int
@@ -155,7 +158,13 @@ class World:
     def related_campaigns(self, history: Mapping[str, float], *, generation: str, limit: int) -> list[RelatedVote]:
         self._up("neo4j")
         others = sorted(self.campaigns.keys() - history)
-        return [RelatedVote(campaign, 1 / (1 + place), min(history), 2) for place, campaign in enumerate(others)]
+        return [RelatedVote(campaign, 1 / (1 + place), min(history), 2, 0.5, "run-0") for place, campaign in enumerate(others)]
+
+    def _naming(self, user_id: str, campaign_id: str) -> list[dict[str, Any]]:
+        return newest_first(record for record in self.records_of[user_id] if campaign_id in record.get("names", ()))
+
+    def _expressing(self, user_id: str, intent: str) -> list[dict[str, Any]]:
+        return newest_first(record for record in self.records_of[user_id] if record.get("intent") == intent)
 
     def history(self, user_id: str) -> list[dict[str, Any]]:
         return [record for record in self.records_of[user_id] if "campaign_id" in record]
@@ -168,9 +177,13 @@ class World:
         self._up("mongodb")
         return self.customers.get(user_id)
 
-    def own(self, user_id: str, message_ids: Sequence[str]) -> list[dict[str, Any]]:
+    def naming(self, user_id: str, campaign_id: str, *, limit: int) -> list[dict[str, Any]]:
         self._up("mongodb")
-        return [record for record in self.records_of[user_id] if record["_id"] in message_ids]
+        return self._naming(user_id, campaign_id)[:limit]
+
+    def expressing(self, user_id: str, intent: str, *, limit: int) -> list[dict[str, Any]]:
+        self._up("mongodb")
+        return self._expressing(user_id, intent)[:limit]
 
     def newest_messages(self, user_id: str, *, limit: int) -> list[dict[str, Any]]:
         self._up("mongodb")
@@ -208,6 +221,14 @@ class World:
 
     def people_of(self, **rules: Any) -> People:
         return People(self.recommender(**rules), self, self, Texts(self), self)
+
+
+def newest_first(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(records, key=itemgetter("timestamp"), reverse=True)
+
+
+def at_ms(record: dict[str, Any]) -> int:
+    return round(record["timestamp"].timestamp() * 1000)
 
 
 class Texts:

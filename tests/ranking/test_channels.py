@@ -202,7 +202,7 @@ def test_a_campaign_that_nobody_has_seen_stands_at_the_prior() -> None:
 def test_no_evidence_names_another_person() -> None:
     stores = Stores(
         users=[("u_secret", 0.9)], conversations=[conversation(0.9, a=1.0)], near=[("a", 0.4)], votes=[NeighbourVote("a", 1.0, 1)],
-        relations=[RelatedVote("a", 0.3, "b", 2)],
+        relations=[RelatedVote("a", 0.3, "b", 2, 0.2, "r_1")],
     )  # fmt: skip
     person = Context(
         user_id="u_1",
@@ -231,14 +231,14 @@ def test_a_history_weighs_by_strength_and_age_and_leaves_out_what_was_shown_or_r
 
 
 def test_related_names_the_campaign_it_goes_together_with() -> None:
-    stores = Stores(relations=[RelatedVote("b", 0.4, "a", 7), RelatedVote("c", 0.0, "a", 2)])
+    stores = Stores(relations=[RelatedVote("b", 0.4, "a", 7, 0.2, "r_1"), RelatedVote("c", 0.0, "a", 2, 0.2, "r_1")])
     found = related(Context(user_id="u_1", history=[engaged("a")]), sources(stores))
-    assert found == [Candidate("b", 0.4, {"because": "a", "support": 7})]
+    assert found == [Candidate("b", 0.4, {"because": "a", "support": 7, "weight": 0.2, "run_id": "r_1"})]
     assert stores.asked == {"history": {"a": 1.0}, "generation": "g_1"}
 
 
 def test_without_a_history_or_a_generation_nothing_is_related_and_nothing_asked() -> None:
-    stores = Stores(relations=[RelatedVote("b", 0.4, "a", 7)])
+    stores = Stores(relations=[RelatedVote("b", 0.4, "a", 7, 0.2, "r_1")])
     assert related(SOMEONE, sources(stores)) == []
     assert related(Context(user_id="u_1", history=[engaged("a", 0.05, impression=1)]), sources(stores)) == []
     unpublished = replace(sources(stores), generation=None)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from persona.ranking.context import Context, Decision
-from persona.ranking.policy import Request, Rule, rule_against
+from persona.ranking.policy import Request, Rule, by_campaign, rule_against
 from persona.schemas import Campaign, Customer, FrequencyCap
 
 NOW = datetime(2026, 1, 10, 12, tzinfo=UTC)
@@ -24,7 +24,7 @@ def decided(
 
 
 def rule(offered: Campaign, *decisions: Decision, customer: Customer | None = None, **request: Any) -> Rule | None:
-    context = Context(user_id="u_1", customer=customer, decisions=decisions)
+    context = Context(user_id="u_1", customer=customer, decisions=by_campaign(decisions))
     return rule_against(offered, context, Request(**{"at": NOW, **request}))
 
 
@@ -152,10 +152,39 @@ def test_the_cap_counts_impressions_of_the_campaign_within_its_days() -> None:
 
 
 @pytest.mark.parametrize("event", ["conversion", "dismiss", "unsubscribe", "impression"])
-def test_what_came_after_the_time_asked_about_is_not_known(event: str) -> None:
+def test_what_a_clock_ahead_of_ours_says_was_decided_counts(event: str) -> None:
     capped = campaign(frequency_cap=FrequencyCap(count=1, days=7))
-    assert rule(capped, decided(event), at=NOW - timedelta(days=1) - SECOND) is None
-    assert rule(capped, decided(event), at=NOW - timedelta(days=1)) is not None
+    assert rule(capped, decided(event, ago=-timedelta(hours=20))) is not None
+
+
+def test_what_came_after_the_time_asked_about_is_not_known() -> None:
+    before, after, everywhere = decided("dismiss", ago=SECOND), decided("dismiss"), decided("unsubscribe", None)
+    assert by_campaign([before, after, everywhere], until=before.at - SECOND) == {"c_1": [after], None: [everywhere]}
+    assert by_campaign([before, after], until=before.at) == {"c_1": [before, after]}
+
+
+@pytest.mark.parametrize(
+    ("channels", "consent", "gone", "expected"),
+    [
+        (["email", "sms"], {"email": True}, "email", Rule.UNSUBSCRIBED),
+        (["email", "sms"], {"email": True, "sms": True}, "email", None),
+        (["email", "sms"], True, "email", None),
+        (["email", "sms"], {"push": True}, "email", Rule.NO_CONSENT),
+        ([], {"email": True}, "email", Rule.UNSUBSCRIBED),
+        ([], {"email": True}, "sms", None),
+        ([], True, "email", None),
+    ],
+)
+def test_without_a_channel_asked_for_one_and_the_same_has_consent_and_was_not_unsubscribed_from(
+    channels: list[str], consent: bool | dict[str, bool], gone: str, expected: Rule | None
+) -> None:
+    offered = campaign(requires_consent=True, channels=channels)
+    left = decided("unsubscribe", None, channel=gone)
+    assert rule(offered, left, customer=customer(consent=consent)) is expected
+    apart = [
+        rule(offered, left, customer=customer(consent=consent), channel=channel) for channel in channels or ["email", "push"]
+    ]
+    assert (None in apart) == (expected is None)
 
 
 def test_of_several_rules_the_first_in_their_order_speaks() -> None:

@@ -19,6 +19,7 @@ from persona.schemas import (
     DayBucket,
     Engagement,
     ExpressedIntent,
+    FrequencyCap,
     Mention,
     NeighbourVote,
     RelatedVote,
@@ -90,7 +91,7 @@ class World:
 
     def related_campaigns(self, history: Mapping[str, float], *, generation: str, limit: int) -> list[RelatedVote]:
         because = max(history, key=lambda campaign: history[campaign])
-        return self.of("neo4j", [RelatedVote("c_2", 1.0, because, 4)] if generation == "g_1" else [])
+        return self.of("neo4j", [RelatedVote("c_2", 1.0, because, 4, 0.2, "r_1")] if generation == "g_1" else [])
 
     def decisions_of(self, user_id: str, *, impressions_since: datetime) -> list[dict[str, Any]]:
         return self.of("mongodb", [decision for decision in self.decisions if decision["timestamp"] >= impressions_since])
@@ -218,6 +219,22 @@ def test_asked_about_an_earlier_time_later_decisions_are_unknown() -> None:
     assert answer.as_of == earlier
 
 
+def test_what_a_clock_ahead_of_ours_decided_counts_now() -> None:
+    soon = datetime.now(UTC) + timedelta(hours=20)
+    world = World(decisions=[{"event": "unsubscribe", "channel": "unknown", "timestamp": soon}])
+    assert offered(ask(world, at=None)) == []
+
+
+def test_asked_about_the_beginning_of_time_nothing_was_decided() -> None:
+    world = World(decisions=[decision("conversion", "c_1")])
+    assert "c_1" in offered(ask(world, at=datetime(1, 1, 1, tzinfo=UTC)))
+
+
+def test_who_did_nothing_but_unsubscribe_is_known() -> None:
+    world = World(decisions=[{"event": "unsubscribe", "channel": "email", "timestamp": AT}])
+    assert ask(world, user="u_9").known_user
+
+
 @pytest.mark.parametrize(
     ("store", "left"),
     [
@@ -256,6 +273,30 @@ def test_without_mongodb_lasting_decisions_are_read_from_the_graph() -> None:
     assert set(offered(ask(world))) == {"c_4", "c_5", "c_6"}
     world.history = [engagement("c_1", click=5)]
     assert "c_1" in offered(ask(world))
+
+
+def test_without_mongodb_unsubscribes_are_respected_whether_the_graph_answers_or_not() -> None:
+    for down in ({"mongodb"}, {"mongodb", "neo4j"}, set(STORES)):
+        for gone, left in (
+            ((None, "unknown"), set()),
+            (("c_1", "email"), {"c_2", "c_3", "c_4", "c_5", "c_6"}),
+            ((None, "email"), {"c_1", "c_2", "c_3", "c_4", "c_5", "c_6"}),
+        ):
+            snapshot = replace(SNAPSHOT, unsubscribed={"u_1": [gone]})
+            assert set(offered(ask(World(down=down), snapshot=snapshot))) == left
+            assert set(offered(ask(World(down=down), user="u_9", snapshot=snapshot))) == set(CAMPAIGNS)
+        assert (
+            offered(ask(World(down=down), snapshot=replace(snapshot, unsubscribed={"u_1": [(None, "email")]}), channel="email"))
+            == []
+        )
+
+
+def test_without_mongodb_the_graph_tells_how_often_a_campaign_was_shown() -> None:
+    world = World(down={"mongodb"}, history=[engagement("c_1", impression=2), engagement("c_2", impression=1, click=3)])
+    capped = {name: Campaign(campaign_id=name, frequency_cap=FrequencyCap(count=2, days=1)) for name in ("c_1", "c_2")}
+    snapshot = replace(SNAPSHOT, campaigns={**CAMPAIGNS, **capped})
+    assert set(offered(ask(world, snapshot=snapshot))) == set(CAMPAIGNS) - {"c_1"}
+    assert "c_1" in offered(ask(world, snapshot=snapshot, at=AT + timedelta(days=2)))
 
 
 def test_without_mongodb_nobody_is_taken_to_have_consented() -> None:

@@ -1,6 +1,7 @@
 """Why and why not: that it agrees with the answer, names the rule, goes back to the person's own records, and tells of nobody else."""
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -14,7 +15,7 @@ from persona.ranking.diversity import Diversity
 from persona.ranking.holdout import Holdout
 from persona.ranking.policy import Rule
 from persona.ranking.recommender import Query, Recommender, Rules
-from persona.ranking.tracing import LIMIT, Trail
+from persona.ranking.tracing import LIMIT
 from persona.schemas import Campaign, Customer
 from tests.ranking.invented import AT, World
 
@@ -69,9 +70,12 @@ def test_nobody_elses_id_or_words_are_told_and_sources_are_true(world: World) ->
         for why in told:
             for source in [*(source for part in why.evidence for source in part["sources"]), *why.history]:
                 record = own[source["message_id"]]
-                drop = world.entries[record["drop"]]
                 assert (source["drop"], source["line"], source["at"]) == (record["drop"], record["line"], record["timestamp"])
-                assert (source["drop_name"], source["run_id"]) == (drop.name, drop.run_id)
+                assert source["run_id"] == world.entries[record["drop"]].run_id
+            for part in why.evidence:
+                if isinstance(said := part.get("messages"), int):
+                    assert [source["message_id"] for source in part["sources"]][:1] == [part["message_id"]]
+                    assert len(part["sources"]) == min(said, LIMIT)
 
 
 # -- one world by hand ----------------------------------------------------------------------------------------------------
@@ -156,31 +160,36 @@ def test_evidence_goes_back_to_the_messages_it_rests_on(world: World) -> None:
     assert sources["engagement"] == []
     (clicked,) = why.history
     assert clicked == {
-        "event": "click", "message_id": "m_90", "drop": "d_1", "drop_name": "day-1.jsonl", "line": 90, "run_id": "run-1",
+        "event": "click", "message_id": "m_90", "drop": "d_1", "line": 90, "run_id": "run-1",
         "at": AT - timedelta(hours=90),
     }  # fmt: skip
     figures = next(part for part in why.evidence if part["channel"] == "engagement")
     assert (figures["half_life_days"], figures["newest_day"]) == (7.0, "2026-01-05")
 
 
-@pytest.mark.parametrize(
-    ("part", "expected"),
-    [
-        ({"message_id": "m_1"}, ["m_1"]),
-        ({"messages": ["m_2", "m_1"]}, ["m_1", "m_2"]),
-        ({"message_id": "m_2", "messages": 3}, ["m_2"]),
-        ({"because": "c_1"}, ["m_3"]),
-        ({"message_id": "m_9"}, []),
-        ({"support": 3}, []),
-    ],
-)
-def test_whatever_evidence_names_messages_or_a_campaign_is_traced(
-    world: World, part: dict[str, Any], expected: list[str]
-) -> None:
-    world.records_of["u_1"] = [record(1), record(2), record(3, "click", campaign_id="c_1")]
-    world.records_of["u_2"] = [record(9)]
-    (traced,) = Trail(world, world).traced("u_1", [{"channel": "any", **part}])
-    assert [source["message_id"] for source in traced["sources"]] == expected
+def test_each_part_of_the_evidence_is_traced_to_all_that_it_counts(world: World) -> None:
+    world.campaigns["c_1"] = Campaign(campaign_id="c_1", intents=["buy"])
+    world.records_of["u_1"] = [
+        record(1, intent="buy", names=["c_2"]), record(2, names=["c_1"]), record(3, intent="buy", names=["c_1"]), record(4, names=["c_1"]),
+        record(5, "conversion", campaign_id="c_2"), record(6, intent="ask"),
+    ]  # fmt: skip
+    world.records_of["u_2"] = [record(9, intent="buy", names=["c_1", "c_2"])]
+    parts = {part["channel"]: part for part in world.why("u_1", "c_1").evidence}
+    sources = {channel: [source["message_id"] for source in part["sources"]] for channel, part in parts.items()}
+    assert sources["mentions"] == ["m_2", "m_3", "m_4"]
+    assert sources["intents"] == ["m_1", "m_3"]
+    related = world.why("u_1", "c_3").evidence
+    [part] = [part for part in related if part["channel"] == "related"]
+    assert (part["because"], part["weight"], part["run_id"]) == ("c_1", 0.5, "run-0")
+    world.records_of["u_1"] = [one for one in world.records_of["u_1"] if "c_1" not in one.get("names", ())]
+    [part] = [part for part in world.why("u_1", "c_3").evidence if part["channel"] == "related"]
+    assert [source["message_id"] for source in part["sources"]] == ["m_1", "m_5"]
+
+
+def test_a_drop_is_told_by_its_hash_whoever_it_is_named_after(world: World) -> None:
+    world.entries["d_1"] = replace(world.entries["d_1"], name="u_2.jsonl")
+    world.records_of["u_1"] = [record(1, "click", campaign_id="c_1")]
+    assert "u_2" not in world.why("u_1", "c_1").model_dump_json()
 
 
 def test_without_the_truth_there_is_no_trail_and_that_is_said(world: World) -> None:

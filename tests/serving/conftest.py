@@ -89,6 +89,8 @@ class FakeVectors(FakeStore):
 
 class FakeGraph(FakeStore):
     meanwhile: Callable[[], None] = staticmethod(lambda: None)
+    favourite = "c_2"
+    """Of everybody else."""
 
     def history_of(self, user_id: str) -> list[Engagement]:
         self.answer()
@@ -107,7 +109,7 @@ class FakeGraph(FakeStore):
         self, neighbours: Mapping[str, float], *, now_ms: int, half_life_days: float, limit: int
     ) -> list[NeighbourVote]:
         self.answer()
-        return [NeighbourVote("c_2", 1.0, 1)]
+        return [NeighbourVote(self.favourite, 1.0, 1)]
 
     def interested_in(self, campaign_id: str, *, limit: int) -> list[str]:
         self.answer()
@@ -143,9 +145,11 @@ class FakeCache(FakeStore):
     def version(self, user_id: str) -> str:
         return f"{self.epoch}:{self.versions.get(user_id, 0)}"
 
-    def evict(self, user_id: str) -> None:
-        self.versions[user_id] = self.versions.get(user_id, 0) + 1
-        self.kept = {key: payload for key, payload in self.kept.items() if key[0] != user_id}
+    def evict(self, user_ids: Sequence[str]) -> None:
+        self.answer()
+        for user_id in user_ids:
+            self.versions[user_id] = self.versions.get(user_id, 0) + 1
+        self.kept = {key: payload for key, payload in self.kept.items() if key[0] not in user_ids}
 
 
 class FakeLedger:
@@ -162,6 +166,9 @@ class FakeDocuments(FakeStore):
         self.catalog_version = 1
         self.all_campaigns = [Campaign(campaign_id=f"c_{number}", name=f"Campaign {number}") for number in range(1, 5)]
         self.looks = 0
+        self.stored = 0
+        self.decided: list[dict[str, Any]] = []
+        self.gone: dict[str, set[tuple[str | None, str]]] = {}
         self.classifier: tuple[str, str, dict[str, NDArray[Any]]] | None = None
         """Version, fingerprint of the encoder, arrays."""
         self.records = self.catalog = self.generations = self.embeddings = self
@@ -170,15 +177,19 @@ class FakeDocuments(FakeStore):
 
     def decisions_of(self, user_id: str, *, impressions_since: datetime) -> list[dict[str, Any]]:
         self.answer()
-        return []
+        return self.decided
 
     def newest_timestamp(self) -> datetime | None:
         self.answer()
         return NEWEST
 
-    def own(self, user_id: str, message_ids: Sequence[str]) -> list[dict[str, Any]]:
+    def count(self) -> int:
         self.answer()
-        return []
+        return self.stored
+
+    def unsubscribed(self) -> dict[str, set[tuple[str | None, str]]]:
+        self.answer()
+        return self.gone
 
     def newest_messages(self, user_id: str, *, limit: int) -> list[dict[str, Any]]:
         self.answer()

@@ -11,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import TypeAdapter, ValidationError
 
-from persona.schemas import Id
+from persona.schemas import FrequencyCap, Id
 from serving.app import create_app
 from tests.serving.conftest import SETTINGS, Fakes, eventually
 
@@ -83,7 +83,7 @@ def test_bytes_leave_the_cache_untouched(client: TestClient, fakes: Fakes) -> No
 
 
 def test_an_answer_computed_before_an_eviction_is_never_kept_after_it(client: TestClient, fakes: Fakes) -> None:
-    fakes.neo4j.meanwhile = lambda: fakes.redis.evict("u_1")
+    fakes.neo4j.meanwhile = lambda: fakes.redis.evict(["u_1"])
     for _ in range(2):
         assert client.get("/recommendations/u_1").json()["retrieval_source"] == "computed"
     fakes.neo4j.meanwhile = lambda: None
@@ -110,6 +110,28 @@ def test_an_answer_is_kept_no_longer_than_until_a_campaign_starts_or_ends(client
     fakes.mongodb.catalog_version = 2
     eventually(lambda: client.get("/recommendations/u_1").json()["retrieval_source"] == "computed")
     assert fakes.redis.ttls[0] == 300
+    assert 40 < fakes.redis.ttls[-1] <= 60
+
+
+def test_an_answer_is_kept_no_longer_than_until_a_cap_lets_a_campaign_go(client: TestClient, fakes: Fakes) -> None:
+    capped = {"frequency_cap": FrequencyCap(count=2, days=1)}
+    fakes.mongodb.all_campaigns = [campaign.model_copy(update=capped) for campaign in fakes.mongodb.all_campaigns]
+    fakes.mongodb.catalog_version = 2
+    fakes.redis.epoch += 1
+    day = timedelta(days=1) - timedelta(seconds=60)
+    now = datetime.now(UTC)
+    shown = [
+        ("c_1", day + timedelta(seconds=50)),
+        ("c_1", day),
+        ("c_1", timedelta(0)),
+        ("c_2", day),
+        ("c_3", 3 * day),
+        ("c_3", day),
+    ]
+    fakes.mongodb.decided = [
+        {"event": "impression", "campaign_id": campaign, "channel": "email", "timestamp": now - ago} for campaign, ago in shown
+    ]
+    assert offered(client) == ["c_2", "c_3", "c_4"]
     assert 40 < fakes.redis.ttls[-1] <= 60
 
 
@@ -166,7 +188,10 @@ def test_a_catalog_that_cannot_be_loaded_costs_nobody_their_answer(unhurried: No
     before = offered(client)
     fakes.mongodb.down = True
     fakes.redis.epoch += 1
-    assert offered(client) == before
+    for _ in range(2):  # what was kept may hold what has been paused meanwhile
+        answer = client.get("/recommendations/u_1").json()
+        assert [item["campaign_id"] for item in answer["recommendations"]] == before
+        assert (answer["retrieval_source"], answer["degraded"]) == ("computed", ["mongodb"])
     fakes.mongodb.down = False
     pause(fakes, "c_2")
     eventually(lambda: "c_2" not in offered(client))
@@ -199,6 +224,17 @@ def test_why_has_its_keys_in_their_order_and_agrees_with_the_answer(client: Test
     }
     assert [part["channel"] for part in why["evidence"]] == [part["channel"] for part in first["evidence"]]
     assert all("sources" in part for part in why["evidence"])
+
+
+def test_the_next_answer_is_the_one_that_why_explained_though_others_have_moved_it(client: TestClient, fakes: Fakes) -> None:
+    before = client.get("/recommendations/u_1?k=1").json()["recommendations"]
+    fakes.neo4j.favourite = "c_4"  # a drop that touches other people only evicts nobody else
+    assert client.get("/recommendations/u_1?k=1").json()["recommendations"] == before
+    why = client.get("/recommendations/u_1/why", params={"campaign_id": "c_2"}).json()
+    [offer] = client.get("/recommendations/u_1?k=1").json()["recommendations"]
+    assert offer["ranking_score"] == why["ranking_score"] != before[0]["ranking_score"]
+    fakes.redis.down = True
+    assert client.get("/recommendations/u_1/why", params={"campaign_id": "c_2"}).json() == why
 
 
 def test_why_not_names_what_the_caller_asked_for(client: TestClient) -> None:

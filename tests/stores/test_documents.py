@@ -11,6 +11,7 @@ import pytest
 from pymongo.client_session import ClientSession
 
 from persona.errors import EmbeddingMismatch, StoreRefused, StoreUnavailable
+from persona.ranking.recommender import load_snapshot
 from persona.schemas import Event, Opening, Reason, Relation
 from persona.settings import Settings
 from persona.stores.documents import Documents, open_documents
@@ -582,6 +583,18 @@ def test_databases_do_not_see_each_other(new_documents: Callable[[], Documents])
     assert theirs.records.count() == 0 and theirs.ledger.claimed() == []
 
 
+def test_who_unsubscribed_from_what_is_known_of_everybody(documents: Documents) -> None:
+    gone = {"event": "unsubscribe"}
+    documents.records.insert(
+        [
+            record("m1", **gone), record("m2", **gone | {"campaign_id": "c_1"}), record("m3", hours=1, **gone), record("m4"),
+            record("m5", user_id="v", **gone | {"channel": "unknown"}), record("m6", user_id="w", event="dismiss", campaign_id="c_1"),
+        ]
+    )  # fmt: skip
+    assert documents.records.unsubscribed() == {"u": {(None, "chat"), ("c_1", "chat")}, "v": {(None, "unknown")}}
+    assert load_snapshot(documents).unsubscribed == documents.records.unsubscribed()
+
+
 def test_where_a_persons_records_came_from_is_told_of_that_person_alone(documents: Documents) -> None:
     records = documents.records
     records.insert(
@@ -599,10 +612,28 @@ def test_where_a_persons_records_came_from_is_told_of_that_person_alone(document
         assert not any("message" in one or "user_id" in one for one in found)
         return [one["_id"] for one in found]
 
-    assert ids(records.own("u", ["m1", "other", "c1", "never"])) == ["c1", "m1"]
-    assert ids(records.own("u", [])) == []
     assert ids(records.newest_messages("u", limit=9)) == ["m2", "m1"]
     assert ids(records.newest_messages("u", limit=1)) == ["m2"]
     assert ids(records.between("u", "c_1", limit=9)) == ["all", "c1"]
-    (found,) = records.own("u", ["m1"])
+    found = records.newest_messages("u", limit=9)[-1]
     assert (found["drop"], found["line"], found["event"]) == ("d1", 7, "message")
+
+
+def test_which_messages_name_a_campaign_or_show_an_intent_is_told_of_one_person_alone(documents: Documents) -> None:
+    gold, lost = text_hash("the gold card"), text_hash("I lost it")
+    documents.embeddings.put_mentions({gold: ["c_0", "c_1"]})
+    documents.embeddings.put_labels({gold: ("buy", 0.9), lost: (None, 0.1)}, version="v")
+    records = documents.records
+    records.insert(
+        [
+            said("m1", "the gold card"), said("m2", "the gold card", hours=2), said("m3", "I lost it", hours=1),
+            said("m4", "the gold card", hours=3, intent="ask"), said("other", "the gold card", user_id="v"),
+            record("m5", hours=4, event="click", campaign_id="c_1", intent="buy"), said("m6", "never read", hours=5),
+        ]
+    )  # fmt: skip
+    assert [found["_id"] for found in records.naming("u", "c_1", limit=9)] == ["m4", "m2", "m1"]
+    assert [found["_id"] for found in records.naming("u", "c_1", limit=2)] == ["m4", "m2"]
+    assert records.naming("u", "c_2", limit=9) == []
+    assert [found["_id"] for found in records.expressing("u", "buy", limit=9)] == ["m5", "m2", "m1"]
+    assert [found["_id"] for found in records.expressing("u", "ask", limit=9)] == ["m4"]
+    assert set(records.naming("u", "c_1", limit=1)[0]) == {"_id", "timestamp", "event", "drop", "line"}

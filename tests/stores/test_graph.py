@@ -259,7 +259,7 @@ def test_related_campaigns_are_what_the_relations_say_whatever_other_generations
             of_campaign.setdefault(one.campaign_id, []).append(one)
         expected = related_votes(of_campaign, history, limit=10)
         found = graph.related_campaigns(history, generation=generation, limit=10)
-        assert [replace(vote, score=0) for vote in found] == [replace(vote, score=0) for vote in expected]
+        assert [replace(vote, score=0) for vote in found] == [replace(vote, score=0, run_id="r") for vote in expected]
         assert [vote.score for vote in found] == pytest.approx([vote.score for vote in expected])
         assert found == graph.related_campaigns(dict(reversed(history.items())), generation=generation, limit=10)
     assert graph.related_campaigns(history, generation="g_3", limit=10) == []

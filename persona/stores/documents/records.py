@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pymongo import ASCENDING, DESCENDING, IndexModel
 from pymongo.client_session import ClientSession
@@ -28,6 +28,12 @@ INDEXES = [
     IndexModel([("user_id", ASCENDING), ("timestamp", DESCENDING)], name="by_user_and_time"),
     # which of these users ever expressed anything? Answered without touching the records of those who only clicked.
     IndexModel([("user_id", ASCENDING)], name="expressive", partialFilterExpression={"expressive": True}),
+    # who unsubscribed from what is answered from this alone
+    IndexModel(
+        [("event", ASCENDING), ("user_id", ASCENDING), ("campaign_id", ASCENDING), ("channel", ASCENDING)],
+        name="unsubscribed",
+        partialFilterExpression={"event": "unsubscribe"},
+    ),
     IndexModel([("timestamp", DESCENDING)], name="newest"),
     IndexModel(
         [("intent", ASCENDING), ("text_hash", ASCENDING)], name="given", partialFilterExpression={"intent": {"$exists": True}}
@@ -59,6 +65,8 @@ HISTORY: dict[str, Any] = {
 FACT = {
     "user_id": 1, "timestamp": 1, "text_hash": 1, "drop": 1, "event": 1, "campaign_id": 1, "intent": 1, "channel": 1, "value": 1,
 }  # fmt: skip
+LOOKED_THROUGH = 5_000
+"""Messages of one person, the newest, that are searched for what was found in their words."""
 ORIGIN = {"timestamp": 1, "event": 1, "campaign_id": 1, "drop": 1, "line": 1}
 
 SAID: dict[str, Any] = {"user_id": 1, "timestamp": 1, "text_hash": 1, "conversation_id": 1, "characters": CHARACTERS}
@@ -250,6 +258,14 @@ class Records:
         recent = {"user_id": user_id, "event": "impression", "timestamp": {"$gte": impressions_since}}
         return list(self._records.find({"$or": [lasting, recent]}, {"event": 1, "campaign_id": 1, "channel": 1, "timestamp": 1}))
 
+    def unsubscribed(self) -> dict[str, set[tuple[str | None, str]]]:
+        """Everybody who unsubscribed, by user id: from which campaign (None: from more than one) and on which channel."""
+        query, fields = {"event": "unsubscribe"}, {"_id": 0, "user_id": 1, "campaign_id": 1, "channel": 1}
+        of_user: dict[str, set[tuple[str | None, str]]] = {}
+        for found in self._records.find(query, fields, batch_size=50_000, hint="unsubscribed"):
+            of_user.setdefault(found["user_id"], set()).add((found.get("campaign_id"), found["channel"]))
+        return of_user
+
     def given_intents(self) -> Iterator[tuple[str, str, int]]:
         """Text hash, an intent that messages with this text were given, and how many were."""
         groups = self._records.aggregate(
@@ -329,10 +345,6 @@ class Records:
         """Every record of this person whole, by time then id."""
         yield from self._records.find({"user_id": user_id}).sort([("timestamp", ASCENDING), ("_id", ASCENDING)])
 
-    def own(self, user_id: str, message_ids: Sequence[str]) -> list[dict[str, Any]]:
-        """Those of these records that are this person's (fields of `ORIGIN`), newest first."""
-        return self._newest({"_id": {"$in": list(message_ids)}, "user_id": user_id}, limit=len(message_ids))
-
     def newest_messages(self, user_id: str, *, limit: int) -> list[dict[str, Any]]:
         """This person's newest records with a text (fields of `ORIGIN`), newest first."""
         return self._newest({"user_id": user_id, **A_TEXT}, limit=limit)
@@ -341,6 +353,34 @@ class Records:
         """This person's newest records that concern this campaign (fields of `ORIGIN`), newest first: an unsubscribe from all does."""
         concerning = [{"campaign_id": campaign_id}, {"event": Event.UNSUBSCRIBE, "campaign_id": {"$exists": False}}]
         return self._newest({"user_id": user_id, "$or": concerning}, limit=limit)
+
+    def naming(self, user_id: str, campaign_id: str, *, limit: int) -> list[dict[str, Any]]:
+        """This person's newest messages whose words name this campaign (fields of `ORIGIN`), newest first."""
+        return self._found_in_words("mentions", {"user_id": user_id, **A_TEXT}, {"found.campaign_ids": campaign_id}, limit)
+
+    def expressing(self, user_id: str, intent: str, *, limit: int) -> list[dict[str, Any]]:
+        """This person's newest records that were given this intent, or none and whose words show it (fields of `ORIGIN`), newest first."""
+        may = {"user_id": user_id, "$or": [{"intent": intent}, {"intent": {"$exists": False}, **A_TEXT}]}
+        return self._found_in_words("labels", may, {"$or": [{"intent": intent}, {"found.intent": intent}]}, limit)
+
+    def _found_in_words(
+        self, where: Literal["mentions", "labels"], query: dict[str, Any], found: dict[str, Any], limit: int
+    ) -> list[dict[str, Any]]:
+        newest = {"timestamp": DESCENDING}
+        return list(
+            self._records.aggregate(
+                [
+                    {"$match": query},
+                    {"$sort": newest},
+                    {"$limit": LOOKED_THROUGH},
+                    {"$lookup": {"from": where, "localField": "text_hash", "foreignField": "_id", "as": "found"}},
+                    {"$match": found},
+                    {"$sort": {**newest, "_id": ASCENDING}},
+                    {"$limit": limit},
+                    {"$project": ORIGIN},
+                ]
+            )
+        )
 
     def _newest(self, query: dict[str, Any], *, limit: int) -> list[dict[str, Any]]:
         return list(self._records.find(query, ORIGIN).sort([("timestamp", DESCENDING), ("_id", ASCENDING)]).limit(limit))
