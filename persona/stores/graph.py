@@ -498,7 +498,7 @@ class Graph:
         return {intent: found.get(intent, []) for intent in wanted}
 
     def interested_in(self, campaign_id: str, *, limit: int) -> list[str]:
-        """Up to `limit` people who expressed an intent that the campaign addresses, and as many who are positively tied to it."""
+        """Up to `limit` people who expressed an intent that the campaign addresses, then up to `limit` positively tied to it."""
         found = [self._read(query, campaign_id=campaign_id, limit=limit) for query in (WANTING, ENGAGING)]
         return list(dict.fromkeys(record["user_id"] for records in found for record in records))
 
