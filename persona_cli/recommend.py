@@ -16,7 +16,7 @@ from persona.projections.conversations import in_one
 from persona.ranking.recommender import Query
 from persona.settings import Settings
 from persona_cli.answering import Answering, open_answering
-from persona_cli.options import Json
+from persona_cli.options import Channel, Json
 from persona_cli.output import steps
 from persona_cli.texts import asked_in, lines_of, write_answers
 
@@ -28,7 +28,7 @@ def recommend(
         Path | None, typer.Option("--texts", help='JSON lines of {"id", "texts": […]} or {"id", "text"}.')
     ] = None,
     k: Annotated[int, typer.Option(min=1, max=1000, help="How many offers.")] = 5,
-    channel: Annotated[str | None, typer.Option(help="Only what may be offered on this channel.")] = None,
+    channel: Channel = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Campaigns to leave out.")] = None,
     as_of: Annotated[datetime | None, typer.Option(help="What was running, capped and consented then (UTC).")] = None,
     output: Annotated[Path | None, typer.Option(help="Write JSON lines there.")] = None,
@@ -39,7 +39,7 @@ def recommend(
     if not wanted and not texts_file:
         raise InvalidInput("nobody to recommend to", hint="Name users, or give --users FILE or --texts FILE.")
     at = as_of.replace(tzinfo=UTC) if as_of and as_of.tzinfo is None else as_of
-    query = Query(k=k, channel=channel.lower() if channel else None, exclude=frozenset(exclude or ()), at=at)
+    query = Query(k=k, channel=channel, exclude=frozenset(exclude or ()), at=at)
     settings = Settings()
     with open_answering(settings) as here, steps() as step:
         answers: list[Iterator[dict[str, Any]]] = [
