@@ -11,6 +11,7 @@ from persona.evaluation import offpolicy as estimates
 from persona.evaluation.offpolicy import Estimate, Impressions
 from persona_cli.options import Json
 from persona_cli.output import emit
+from persona_cli.texts import lines_of
 
 COLUMNS = {"item_id": str, "position": str, "click": float, "propensity_score": float}
 
@@ -29,8 +30,9 @@ def offpolicy(
     if other:
         target = estimates.frequencies(other)
     else:
+        assert ranking is not None
         slots = sorted(set(log.slots), key=lambda slot: (len(slot), slot))  # 2 before 10
-        target = estimates.deterministic(_lines(ranking), slots)
+        target = estimates.deterministic(lines_of(ranking), slots)
     weights = estimates.weights_of(log, target)
     document = {
         "impressions": len(log.actions),
@@ -58,12 +60,6 @@ def _read(files: Sequence[Path]) -> Impressions:
         rewards=log["click"].to_numpy(),
         propensities=log["propensity_score"].to_numpy(),
     )
-
-
-def _lines(file: Path | None) -> list[str]:
-    if file is None or not file.is_file():
-        raise NotFound(f"no such file: {file}")
-    return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def _document(estimate: Estimate) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from persona.projections.conversations import in_one
 from persona.ranking.recommender import Query
 from persona.settings import Settings
 from persona_cli.answering import Answering, open_answering
-from persona_cli.options import AsOf, Json
+from persona_cli.options import AsOf, Channel, Json
 from persona_cli.output import steps
 from persona_cli.texts import asked_in, lines_of, write_answers
 
@@ -27,7 +27,7 @@ def recommend(
         Path | None, typer.Option("--texts", help='JSON lines of {"id", "texts": […]} or {"id", "text"}.')
     ] = None,
     k: Annotated[int, typer.Option(min=1, max=1000, help="How many offers.")] = 5,
-    channel: Annotated[str | None, typer.Option(help="Only what may be offered on this channel.")] = None,
+    channel: Channel = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Campaigns to leave out.")] = None,
     as_of: AsOf = None,
     output: Annotated[Path | None, typer.Option(help="Write JSON lines there.")] = None,
@@ -37,7 +37,7 @@ def recommend(
     wanted = list(users or []) + (lines_of(users_file) if users_file else [])
     if not wanted and not texts_file:
         raise InvalidInput("nobody to recommend to", hint="Name users, or give --users FILE or --texts FILE.")
-    query = Query(k=k, channel=channel.lower() if channel else None, exclude=frozenset(exclude or ()), at=as_of)
+    query = Query(k=k, channel=channel, exclude=frozenset(exclude or ()), at=as_of)
     settings = Settings()
     with open_answering(settings) as here, steps() as step:
         answers: list[Iterator[dict[str, Any]]] = [

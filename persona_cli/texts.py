@@ -1,7 +1,7 @@
 """Questions and answers by file, as `recommend` and `intents` take and give them: one JSON document a line. What is asked is theirs."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,14 @@ class Asked:
 def asked_in(file: Path) -> Iterator[Asked]:
     """The questions of a file: {"id", "texts": […]} or {"id", "text"} a line.
 
-    Raises `NotFound`; while it is read, `InvalidInput` that names the line.
+    Raises `NotFound`, `InvalidInput` that names the line; for what a line says, while it is read.
     """
-    return _asked(file, lines_of(file))
+    return _asked(file, _numbered(file))
 
 
 def lines_of(file: Path) -> list[str]:
-    """The lines of a file that are not blank. Raises `NotFound`."""
-    if not file.is_file():
-        raise NotFound(f"no such file: {file}")
-    return [line.strip() for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
+    """The lines of a file that are not blank. Raises `NotFound`, `InvalidInput` that names the line where it is not UTF-8."""
+    return list(_numbered(file).values())
 
 
 def write_answers(
@@ -56,13 +54,26 @@ def write_answers(
     print(output, file=sys.stderr)
 
 
-def _asked(file: Path, lines: list[str]) -> Iterator[Asked]:
-    for number, line in enumerate(lines, 1):
+def _numbered(file: Path) -> dict[int, str]:
+    """The lines that are not blank, by number from 1; a byte order mark is none of the text."""
+    if not file.is_file():
+        raise NotFound(f"no such file: {file}")
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise InvalidInput(f"{file}, line {line}: not UTF-8") from None
+    return {number: line.strip() for number, line in enumerate(text.split("\n"), 1) if line.strip()}
+
+
+def _asked(file: Path, lines: Mapping[int, str]) -> Iterator[Asked]:
+    for number, line in lines.items():
         try:
             asked = orjson.loads(line)
             texts = [asked["text"]] if "text" in asked else asked["texts"]
-            if not isinstance(texts, list):
+            if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
                 raise TypeError
-            yield Asked(asked.get("id"), [str(text) for text in texts])
+            name = asked.get("id")
         except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
             raise InvalidInput(f'{file}, line {number}: neither {{"id", "texts": […]}} nor {{"id", "text"}}') from None
+        yield Asked(name, texts)

@@ -3,11 +3,12 @@
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from persona.ranking.recommender import Query
 from persona.settings import Settings
 from persona_cli.answering import open_answering
-from persona_cli.options import AsOf, Json
+from persona_cli.options import AsOf, Channel, Json
 from persona_cli.output import emit
 
 NOT_FIGURES = {"channel", "score", "contribution", "sources"}
@@ -16,13 +17,13 @@ NOT_FIGURES = {"channel", "score", "contribution", "sources"}
 def why(
     user_id: Annotated[str, typer.Argument(help="Who.")],
     campaign_id: Annotated[str, typer.Argument(help="Which campaign.")],
-    channel: Annotated[str | None, typer.Option(help="As if asked on this channel.")] = None,
+    channel: Channel = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Campaigns to leave out.")] = None,
     as_of: AsOf = None,
     json: Json = False,
 ) -> None:
     """Why this campaign stands where it does for this person, down to drop and line; or why it is not offered."""
-    query = Query(channel=channel.lower() if channel else None, exclude=frozenset(exclude or ()), at=as_of)
+    query = Query(channel=channel, exclude=frozenset(exclude or ()), at=as_of)
     with open_answering(Settings()) as here:
         found = here.recommender.why(user_id, campaign_id, query, here.snapshot, here.trail)
     document = found.model_dump(mode="json")
@@ -44,7 +45,7 @@ def _text(why: dict[str, Any]) -> str:
         lines.append("  held out: offered what does well with everyone")
     if why["degraded"]:
         lines.append(f"  without {', '.join(why['degraded'])}")
-    return "\n".join(lines).replace("[", "\\[")
+    return escape("\n".join(lines))
 
 
 def _source(source: dict[str, Any]) -> str:

@@ -4,7 +4,6 @@ The model is loaded with the first question, which takes seconds; until then the
 """
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import structlog
@@ -15,6 +14,7 @@ from persona.language.classifier import IntentClassifier
 from persona.language.encoder import Encoder
 from persona.stores.documents import Documents
 from serving.guard import Guard
+from serving.turns import Turns
 
 log = structlog.get_logger(__name__)
 
@@ -29,22 +29,22 @@ class Intents:
         self._encoder = encoder
         self._threshold = threshold
         self._patience = patience
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")  # one text after the other: the model uses every core
+        self._turns = Turns("encoder")  # one question after the other: the model uses every core
         self._one_at_a_time = asyncio.Lock()
         self._held: tuple[str, str, IntentClassifier] | None = None
 
     async def of(self, texts: list[str], *, k: int) -> dict[str, Any]:
         """The intent that the texts show together, or None, the `k` likeliest, and the same of each text.
 
-        Raises `StoreUnavailable` where MongoDB is down and was never asked, `EmbeddingMismatch` where the settings name another
-        model than the stored vectors come from.
+        Raises `StoreUnavailable` where MongoDB is down and was never asked, `Busy` where too many wait, `EmbeddingMismatch` where
+        the settings name another model than the stored vectors come from, `PersonaError` where there is no such model.
         """
         fingerprint, classifier = await self._classifier()
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, texts, k, fingerprint, classifier)
+        return await self._turns.take(lambda: self._answer(texts, k, fingerprint, classifier))
 
     def close(self) -> None:
         """Let the thread end."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._turns.close()
 
     def _answer(self, texts: list[str], k: int, fingerprint: str, classifier: IntentClassifier) -> dict[str, Any]:
         if fingerprint and fingerprint != self._encoder.fingerprint:

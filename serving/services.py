@@ -18,6 +18,7 @@ from serving.guard import Guard
 from serving.intents import Intents
 from serving.snapshots import Snapshots
 from serving.stores import StoreOpeners
+from serving.turns import Turns
 
 START_SECONDS = 5.0
 """How long the start waits for stores that neither open nor refuse; they are then waited for in the background."""
@@ -33,6 +34,8 @@ class Services:
     snapshots: Snapshots
     answers: Answers
     people: People
+    audiences: Turns
+    """Of those who ask `people` for one."""
     intents: Intents
 
 
@@ -57,7 +60,14 @@ async def open_services(settings: Settings, openers: StoreOpeners) -> AsyncItera
         rules=Rules.of(settings),
     )
     trail = Trail(records, documents.part(lambda store: store.ledger))
-    people = People(recommender, profiles, engagements, documents.part(lambda store: store.embeddings), records)
+    people = People(
+        recommender,
+        profiles,
+        graph.part(lambda store: store, patience=settings.store_timeout_seconds),  # everyone who is tied to a campaign is sorted
+        documents.part(lambda store: store.embeddings),
+        records,
+    )
+    audiences = Turns("audiences")
     answers = Answers(recommender, trail, cache, snapshots, ttl_seconds=settings.redis_ttl_seconds)
     intents = Intents(
         documents, LazyEncoder(settings), threshold=settings.intent_threshold, patience=settings.store_timeout_seconds
@@ -67,13 +77,14 @@ async def open_services(settings: Settings, openers: StoreOpeners) -> AsyncItera
         with suppress(TimeoutError):
             async with asyncio.timeout(START_SECONDS):
                 await asyncio.gather(*(guard.attempted.wait() for guard in guards), snapshots.attempted.wait())
-        yield Services(settings, guards, snapshots, answers, people, intents)
+        yield Services(settings, guards, snapshots, answers, people, audiences, intents)
     finally:
         for keeper in keepers:
             keeper.cancel()
         await asyncio.gather(*keepers, return_exceptions=True)
         answers.close()
         intents.close()
+        audiences.close()
         await asyncio.gather(*(guard.close() for guard in guards))
 
 

@@ -174,6 +174,16 @@ def learned(settings: Settings) -> Dump:
     return {"mongodb:relations": sorted(truth), "neo4j:RELATED": sorted(graph)}
 
 
+def addressed(settings: Settings) -> dict[str, list[str]]:
+    """Each intent that campaigns address, to their ids, as the graph has it."""
+    with graph_session(settings) as session:
+        rows = session.run(
+            "MATCH (campaign:Campaign)-[:ADDRESSES]->(intent:Intent) RETURN intent.intent AS intent, "
+            "collect(campaign.campaign_id) AS campaigns"
+        )
+        return {row["intent"]: sorted(row["campaigns"]) for row in rows}
+
+
 def ledger(settings: Settings) -> dict[str, dict[str, Any]]:
     """The entries of the ledger by their file's name."""
     with pymongo.MongoClient(settings.addresses.mongodb, tz_aware=True) as client:

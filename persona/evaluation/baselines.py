@@ -181,11 +181,13 @@ class Als:
     def fit(self, past: Past) -> Scorer:
         """Fifteen alternations."""
         from implicit.cpu.als import AlternatingLeastSquares  # takes a second to import
+        from threadpoolctl import threadpool_limits
 
-        model = AlternatingLeastSquares(
-            factors=self.factors, regularization=self.regularisation, alpha=10.0, iterations=15, num_threads=2, random_state=7
-        )
-        model.fit(csr_matrix(past.matrix, dtype=np.float32), show_progress=False)
+        with threadpool_limits(1, "blas"):  # its threads are its own, and BLAS's beside them make it slow
+            model = AlternatingLeastSquares(
+                factors=self.factors, regularization=self.regularisation, alpha=10.0, iterations=15, num_threads=2, random_state=7
+            )
+            model.fit(csr_matrix(past.matrix, dtype=np.float32), show_progress=False)
         factors = np.asarray(model.item_factors, dtype=np.float64)
 
         def score(asked: Asked) -> Floats:

@@ -6,9 +6,6 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
-from scipy.optimize import minimize
-from scipy.special import logsumexp
 
 from persona.schemas import Vectors
 
@@ -145,6 +142,8 @@ class _Ridge:
     """The regression, and what it would say of examples that it had not seen."""
 
     def __init__(self, examples: Vectors, counts: Integers, landmarks: Integers) -> None:
+        from scipy.linalg import cho_factor, cho_solve  # SciPy takes half a second to import: not for `persona --help`
+
         self._examples = examples
         self._counts = counts
         self._ends = np.cumsum(counts)
@@ -165,6 +164,8 @@ class _Ridge:
         Shapes (n, intents), (n,) and (m, intents), the intent that was left out at -inf. In closed form from the blocks of the hat
         matrix, as for any linear smoother. An intent of one example has nothing left without it and is only left out as a whole.
         """
+        from scipy.linalg import cho_solve
+
         alone, whole, truth = [], [], []
         for intent in _evenly(len(self._ends), CALIBRATED_ON):
             rows = self._examples[self._slice(intent)]
@@ -219,12 +220,16 @@ def _kernel(cosines: Vectors) -> Vectors:
 
 def _log_probabilities(scores: Floats, sharpness: float, bar: float) -> Floats:
     """Of each intent and, in the last column, of none."""
+    from scipy.special import logsumexp
+
     logits = sharpness * np.column_stack([scores, np.full(len(scores), bar)])
     return np.asarray(logits - logsumexp(logits, axis=1, keepdims=True))
 
 
 def _calibrated(alone: Floats, truth: Integers, whole: Floats) -> tuple[float, float]:
     """Sharpness and bar under which the examples that were left out are likeliest, drawn to the prior where there are few."""
+    from scipy.optimize import minimize
+
     examples = max(len(alone), len(whole))
 
     def loss(parameters: Floats) -> float:

@@ -4,13 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from persona.errors import NotFound
+from persona.errors import NotFound, StoreUnavailable
 from persona.ranking.recommender import Degraded, ProfileStore, Query, Recommender, Snapshot
 from persona.schemas import Audience, Campaign, Member, SimilarPeople, SimilarPerson, Vector
 from persona.stores.documents.embeddings import text_hash
 
+MOST = 100
+"""People that an answer names at most, and that an audience looks for in each of three ways: each costs what a recommendation costs."""
 BREADTH = 3
-"""So many times as many people as are asked for are found in each way, and each asked for their own ranking."""
+"""So many times as many people as are asked for are found in each way, up to `MOST`, and each asked for their own ranking."""
 
 
 class InterestStore(Protocol):
@@ -45,17 +47,21 @@ class People:
         """Up to `query.k` people who may be offered this campaign, by the score that it has in their own answers.
 
         They are looked for among those whose words are like the campaign's, who want what it is for, or who engaged with it. Who is held
-        out is left out. Raises `NotFound` for an unknown campaign, `StoreUnavailable` when no store can say whom to ask about.
+        out is left out. Raises `NotFound` for an unknown campaign, `StoreUnavailable` when a store is missing and no other knows whom
+        to ask about.
         """
         campaign = snapshot.campaigns.get(campaign_id)
         if campaign is None:
             raise NotFound(f"no such campaign: {campaign_id}", hint="Campaigns come from catalogs and from drops.")
         degraded = Degraded()
-        limit = BREADTH * query.k
+        limit = min(BREADTH * query.k, MOST)
         nearest: list[str] = degraded.unless(lambda: self._nearest(campaign, limit), [])
         interested: list[str] = degraded.unless(lambda: self.graph.interested_in(campaign_id, limit=limit), [])
+        people = dict.fromkeys([*nearest, *interested])
+        if degraded.stores and not people:
+            raise StoreUnavailable(", ".join(sorted(degraded.stores)), "nobody else knows whom to ask about")
         scores: dict[str, float] = {}
-        for user_id in dict.fromkeys([*nearest, *interested]):
+        for user_id in people:
             ranking = self.recommender.ranking_for(user_id, query, snapshot, degraded)
             offer = None if ranking.held_out else ranking.offer_of(campaign_id)
             if offer is not None:

@@ -92,14 +92,14 @@ def publish_candidate(pipeline: Pipeline, graph: Graph, *, run_id: str) -> Publi
     with pipeline.recorded(run_id, "generation") as count, pipeline.lease(run_id, "generation") as lease:
         in_force, stored = generations.in_force(), generations.candidate()
         state = pipeline.documents.ledger.arrivals(applied_by=PROJECTIONS)
+        name = in_force[0] if in_force else None
         if stored is None:
-            return Published(Decision(False, "no model has been fitted yet"), None, "none", state)
+            return Published(Decision(False, "no model has been fitted yet"), name, "none", state)
         candidate = RankingModel.model_validate(stored)
         report = generations.report(candidate.fingerprint)
         verdict = Verdict.model_validate(report["verdict"]) if report else None
         serving = (in_force[0], RankingModel.model_validate(in_force[1])) if in_force else None
         decision = decide(candidate, serving, verdict, withdrawn=generations.withdrawn())
-        name = in_force[0] if in_force else None
         if decision.publish:
             name = _publish(pipeline, graph, lease, candidate, decision.reason)
             pipeline.announce(run_id)

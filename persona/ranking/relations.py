@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from heapq import nlargest
 from itertools import groupby
 from operator import itemgetter
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
-from scipy.linalg import lapack
-from scipy.sparse import csr_array
 
 from persona.projections.engagements import EVENT_WEIGHTS
 from persona.schemas import Event, RelatedVote, Relation
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 LARGEST = 20_000
 """Campaigns up to which relations are learned: what is inverted is a square matrix of them, 3 GB at this size, in minutes."""
@@ -162,14 +164,16 @@ def co_engagement(people: Iterable[Taste], campaigns: Sequence[str], *, parts: i
     return CoEngagement(grams, support, seen)
 
 
-def _blocks(people: Iterable[Taste], numbers: Mapping[str, int]) -> Iterator[csr_array]:
+def _blocks(people: Iterable[Taste], numbers: Mapping[str, int]) -> "Iterator[csr_array]":
     """The rows of X in blocks whose products fit in memory; who engaged with nothing has none."""
+    from scipy.sparse import csr_array  # half a second to import: who only answers needs no matrix
+
     weights: list[float] = []
     columns: list[int] = []
     ends = [0]
     cost = 0
 
-    def block() -> csr_array:
+    def block() -> "csr_array":
         return csr_array((weights, columns, ends), shape=(len(ends) - 1, len(numbers)))
 
     for taste in people:
@@ -189,7 +193,7 @@ def _blocks(people: Iterable[Taste], numbers: Mapping[str, int]) -> Iterator[csr
         yield block()
 
 
-def _add_gram(total: NDArray[np.float64] | NDArray[np.int32], rows: csr_array) -> None:
+def _add_gram(total: NDArray[np.float64] | NDArray[np.int32], rows: "csr_array") -> None:
     product = (rows.T @ rows).tocoo()
     total[product.row, product.col] += product.data  # each place once, so that nothing is lost
 
@@ -203,6 +207,8 @@ def ease(gram: Matrix, regularisation: float) -> Matrix:
     H. Steck, Embarrassingly Shallow Autoencoders for Sparse Data, WWW 2019: with P the inverse of the regularised Gram matrix,
     B[i, j] = -P[i, j] / P[j, j]. `gram` is overwritten: there may be no room for another.
     """
+    from scipy.linalg import lapack
+
     gram[np.diag_indices_from(gram)] += regularisation
     factor, fault = lapack.dpotrf(gram.T, lower=1, overwrite_a=1)
     inverse, other = lapack.dpotri(factor, lower=1, overwrite_c=1)

@@ -181,12 +181,6 @@ RETURN campaign.campaign_id AS campaign_id, properties(mentioned) AS properties
 ORDER BY properties.last_at_ms DESC, campaign_id
 """
 
-CAMPAIGNS_FOR_INTENTS = """
-UNWIND $rows AS row
-MATCH (campaign:Campaign)-[:ADDRESSES]->(:Intent {intent: row})
-RETURN row AS intent, collect(campaign.campaign_id) AS campaign_ids
-"""
-
 WANTING = """
 MATCH (:Campaign {campaign_id: $campaign_id})-[:ADDRESSES]->(:Intent)<-[expressed:EXPRESSED]-(user:User)
 RETURN user.user_id AS user_id, sum(expressed.count) AS strength, max(expressed.last_at_ms) AS last_at_ms
@@ -492,14 +486,8 @@ class Graph:
             for record in self._read(MENTIONS_OF, user_id=user_id)
         ]
 
-    def campaigns_for_intents(self, intents: Iterable[str]) -> dict[str, list[str]]:
-        """Each of `intents` to the sorted ids of the campaigns that address it."""
-        wanted = sorted(set(intents))
-        found = {record["intent"]: sorted(record["campaign_ids"]) for record in self._read(CAMPAIGNS_FOR_INTENTS, rows=wanted)}
-        return {intent: found.get(intent, []) for intent in wanted}
-
     def interested_in(self, campaign_id: str, *, limit: int) -> list[str]:
-        """Up to `limit` people who expressed an intent that the campaign addresses, and as many who are positively tied to it."""
+        """Up to `limit` people who expressed an intent that the campaign addresses, then up to `limit` positively tied to it."""
         found = [self._read(query, campaign_id=campaign_id, limit=limit) for query in (WANTING, ENGAGING)]
         return list(dict.fromkeys(record["user_id"] for records in found for record in records))
 

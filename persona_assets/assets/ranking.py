@@ -28,7 +28,7 @@ OWNERS = ["team:marketing"]
 @dg.asset(
     group_name="ranking",
     deps=[milvus_collection, neo4j_graph, engagement_metrics, drop_folder],
-    kinds={"python", "mongodb"},
+    kinds={"python", "mongodb", "neo4j"},
     owners=OWNERS,
     code_version=CODE_VERSIONS["ranking_model"],
     freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=48), warn_window=timedelta(hours=26)),
@@ -60,7 +60,7 @@ def ranking_model(
 @dg.asset(
     group_name="ranking",
     deps=[ranking_model, drop_folder],
-    kinds={"python", "mongodb", "neo4j"},
+    kinds={"python", "mongodb"},
     owners=OWNERS,
     code_version=CODE_VERSIONS["ranking_evaluation"],
 )
@@ -77,7 +77,7 @@ def ranking_evaluation(context: dg.AssetExecutionContext, pipeline: dg.ResourceP
 @dg.asset(
     group_name="ranking",
     deps=[ranking_evaluation, drop_folder],
-    kinds={"python", "mongodb"},
+    kinds={"python", "mongodb", "neo4j"},
     owners=OWNERS,
     code_version=CODE_VERSIONS["generation"],
 )

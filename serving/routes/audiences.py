@@ -3,42 +3,47 @@
 import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query
-from fastapi.exceptions import RequestValidationError
+from fastapi import APIRouter, Depends, Query
 from pydantic import StringConstraints
 
-from persona.ranking import recommender
+from persona.ranking import people, recommender
 from persona.schemas import Audience, Id, SimilarPeople
 from serving.problems import problems
-from serving.routes.recommendations import SEE_QUERY, asked_user
+from serving.routes.ids import asked_campaign, asked_user
 from serving.services import ServicesDep
 
 router = APIRouter(tags=["audiences"])
 
-HowMany = Annotated[int, Query(ge=1, le=100, description="How many people at most.")]
+HowMany = Annotated[int, Query(ge=1, le=people.MOST, description="How many people at most.")]
+SIMILAR_EXAMPLE = {"user_id": "u_001", "similar": [{"user_id": "u_017", "rank": 1, "similarity": 0.87}]}
+AUDIENCE_EXAMPLE = {
+    "campaign_id": "c_102",
+    "audience": [{"user_id": "u_001", "rank": 1, "score": 0.81}],
+    "generation": "g_20260101T000000000Z",
+    "degraded": [],
+}
 
 
-def asked_campaign(
-    campaign_id: Annotated[Id, Path(description="The campaign; `-` for an id that does not fit a path.", examples=["c_102"])],
-    named: Annotated[Id | None, Query(alias="campaign_id", description="The id, where the path says `-`.")] = None,
-) -> str:
-    """The id from the path, or from the query where the path says so."""
-    if campaign_id != SEE_QUERY:
-        return campaign_id
-    if named is None:
-        raise RequestValidationError(
-            [{"type": "missing", "loc": ("query", "campaign_id"), "msg": "Required where the path says -", "input": None}]
-        )
-    return named
-
-
-@router.get("/users/{user_id}/similar", summary="People with similar conversations", responses=problems(400, 404, 422, 503))
+@router.get(
+    "/users/{user_id}/similar",
+    summary="People with similar conversations",
+    responses={200: {"content": {"application/json": {"example": SIMILAR_EXAMPLE}}}, **problems(400, 404, 422, 503)},
+)
 async def similar(user_id: Annotated[str, Depends(asked_user)], services: ServicesDep, k: HowMany = 10) -> SimilarPeople:
     """Nearest first; empty for someone who is known and never said anything."""
     return await asyncio.to_thread(services.people.similar, user_id, k=k)
 
 
-@router.get("/campaigns/{campaign_id}/audience", summary="Whom to show this campaign", responses=problems(400, 404, 422, 503))
+@router.get(
+    "/campaigns/{campaign_id}/audience",
+    summary="Whom to show this campaign",
+    description=(
+        "Only who may be offered it, by the score that it has in their own answers. Everyone's ranking is made for it, "
+        f"{people.MOST} people at most in each of three ways of finding them, so it takes seconds: audiences are made one after the "
+        "other, and whoever would wait for too many others is told to come back (503)."
+    ),
+    responses={200: {"content": {"application/json": {"example": AUDIENCE_EXAMPLE}}}, **problems(400, 404, 422, 503)},
+)
 async def audience(
     campaign_id: Annotated[str, Depends(asked_campaign)],
     services: ServicesDep,
@@ -47,7 +52,7 @@ async def audience(
         Annotated[Id, StringConstraints(to_lower=True)] | None, Query(description="Only who may be asked on this channel.")
     ] = None,
 ) -> Audience:
-    """Only who may be offered it, by the score that it has in their own answers. Everyone's ranking is made: the more, the longer."""
+    """Asked for in the line of those who want an audience."""
     current = await services.snapshots.catch_up()
     question = recommender.Query(k=k, channel=channel)
-    return await asyncio.to_thread(services.people.audience, campaign_id, question, current.snapshot)
+    return await services.audiences.take(lambda: services.people.audience(campaign_id, question, current.snapshot))

@@ -2,19 +2,17 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi import APIRouter, Depends, Query, Response
 from pydantic import AliasChoices, BaseModel, Field, StringConstraints
 
 from persona.ranking import recommender
 from persona.schemas import Answer, Id, Why
 from serving.problems import problems
+from serving.routes.ids import asked_user
 from serving.services import ServicesDep
 
 router = APIRouter(tags=["recommendations"])
 
-SEE_QUERY = "-"
-"""The path segment that stands for `?user_id=`."""
 EXAMPLE = {
     "user_id": "u_001",
     "retrieval_source": "computed",
@@ -97,22 +95,6 @@ class WhyQuery(Circumstances):
     """About which campaign."""
 
     campaign_id: Id = Field(description="The campaign that is asked about.", examples=["c_102"])
-
-
-def asked_user(
-    user_id: Annotated[Id, Path(description="Who is meant; `-` for an id that does not fit a path.", examples=["u_001"])],
-    named: Annotated[
-        Id | None, Query(alias="user_id", description="The id, where the path says `-`.", examples=["team/anna"])
-    ] = None,
-) -> str:
-    """The id from the path, or from the query where the path says so."""
-    if user_id != SEE_QUERY:
-        return user_id
-    if named is None:
-        raise RequestValidationError(
-            [{"type": "missing", "loc": ("query", "user_id"), "msg": "Required where the path says -", "input": None}]
-        )
-    return named
 
 
 @router.get(

@@ -1,6 +1,7 @@
 """`persona evaluate` on a home that has been filled."""
 
 import json
+import sys
 
 import pytest
 
@@ -38,3 +39,9 @@ def test_without_a_model_there_is_nothing_to_judge(persona: Command) -> None:
     done = persona("evaluate", "--json")
     assert (done.code, done.error["code"]) == (3, "not_found")
     assert "persona materialize" in done.error["hint"]
+
+
+def test_without_the_baselines_libraries_it_says_what_to_install(persona: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "implicit", None)
+    done = persona("evaluate", "--json")
+    assert (done.code, done.error["message"]) == (1, "not installed: implicit") and "persona[evaluation]" in done.error["hint"]

@@ -63,11 +63,14 @@ def test_intents_that_only_drops_gave_are_learned_by_materialize(persona: Comman
     assert all(stage["records"] == 0 for stage in persona("materialize", "--json").json["stages"])
 
 
-@pytest.mark.parametrize("line", ["nonsense", '{"id": 1}', '{"texts": "x"}', "[]"])
-def test_a_line_that_asks_nothing_is_named(persona: Command, line: str) -> None:
-    (persona.folder / "questions.jsonl").write_text(f'{{"text": "x"}}\n{line}\n')
+@pytest.mark.parametrize(
+    "line",
+    [b"nonsense", b'{"id": 1}', b'{"texts": "x"}', b"[]", b'{"text": null}', b'{"texts": ["x", {}]}', b'{"text": "\xff"}'],
+)
+def test_a_line_that_asks_nothing_is_named(persona: Command, line: bytes) -> None:
+    (persona.folder / "questions.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "x"}\n\n' + line + b"\n")
     done = persona("intents", "--texts", "questions.jsonl", "--output", "answers.jsonl", "--json")
-    assert (done.code, done.error["code"]) == (2, "invalid_input") and "line 2" in done.error["message"]
+    assert (done.code, done.error["code"]) == (2, "invalid_input") and "line 3" in done.error["message"]
 
 
 @pytest.mark.slow

@@ -50,7 +50,7 @@ def test_recommend_answers_like_http(filled: Filled) -> None:
 def test_recommend_takes_files_of_users_and_of_texts(filled: Filled) -> None:
     persona, _ = filled
     users, texts, answers = (persona.folder / name for name in ("users.txt", "texts.jsonl", "answers.jsonl"))
-    users.write_text("u_001\n\nu_002\n")
+    users.write_bytes(b"\xef\xbb\xbfu_001\n\nu_002\n")  # some editors mark their files, and the mark is in nobody's id
     asked = [{"id": 7, "texts": ["I want to save for a house"]}, {"id": "b", "texts": ["hello", "a new phone, please"]}]
     texts.write_text("\n".join(json.dumps(line) for line in asked))
     done = persona("recommend", "--users", str(users), "--texts", str(texts), "--output", str(answers), "--k", "2")

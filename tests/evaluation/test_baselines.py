@@ -71,6 +71,7 @@ def test_ease_is_its_closed_form() -> None:
     assert scores(Ease(2.0), Asked(0, {0: 0, 2: 0})) == pytest.approx(list(expected[0] + expected[2]))
 
 
+@pytest.mark.filterwarnings("error")
 def test_als_prefers_what_goes_together_and_says_nothing_of_strangers() -> None:
     rng = np.random.default_rng(1)
     users = rng.integers(200, size=2_000)

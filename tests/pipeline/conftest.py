@@ -21,7 +21,7 @@ from persona.settings import Settings
 from persona.stores.graph import Graph, open_graph
 from persona.stores.opening import Stores
 from persona.stores.vectors import VectorStore, open_vectors
-from tests.worlds import HashingEncoder
+from tests.worlds import HashingEncoder, addressed
 
 ENCODER = HashingEncoder(dimension=16)
 USERS = [f"u_{number}" for number in range(5)]
@@ -113,7 +113,7 @@ class World:
             "engagements": {user: sorted(map(_plain, self.graph.history_of(user))) for user in USERS},
             "expressed": {user: sorted(map(repr, self.graph.intents_of(user))) for user in USERS},
             "mentioned": {user: sorted(map(repr, self.graph.mentions_of(user))) for user in USERS},
-            "addressed": self.graph.campaigns_for_intents(INTENTS),
+            "addressed": addressed(self.pipeline.settings),
             "nodes": [self.graph.count(what) for what in ("User", "Campaign", "Intent", "ENGAGED")],
             "facts": self.pipeline.warehouse.fact_count(),
             "days": self.pipeline.warehouse.day_buckets(),

@@ -49,6 +49,24 @@ def test_a_store_that_is_down_costs_the_people_that_it_knows() -> None:
     assert {member.user_id for member in audience.audience} <= set(world.vectors)
 
 
+def test_where_nobody_is_known_because_a_store_is_down_there_is_no_audience() -> None:
+    world = World(3)
+    campaign = next(campaign for campaign in world.campaigns if found(world, campaign))
+    world.down = {"neo4j", "milvus"}
+    with pytest.raises(StoreUnavailable, match="milvus, neo4j"):
+        found(world, campaign)
+
+
+def test_however_many_are_asked_for_only_so_many_rankings_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, looked_for = World(3), list[int]()
+    monkeypatch.setattr(world, "interested_in", lambda campaign, *, limit: looked_for.append(limit) or [])
+    monkeypatch.setattr(world, "similar_users", lambda vector, *, limit, exclude: looked_for.append(limit) or [])
+    campaign = next(campaign for campaign in world.campaigns.values() if campaign.text).campaign_id
+    for k in (20, 100):
+        found(world, campaign, k=k)
+    assert looked_for == [60, 60, 100, 100]
+
+
 def test_an_audience_of_nothing_there_is_not_found() -> None:
     with pytest.raises(NotFound):
         found(World(0), "c_99")

@@ -76,6 +76,15 @@ def test_the_graph_holds_the_generation_that_serves_and_the_one_before_and_an_ol
     assert not publish_candidate(place.pipeline, place.graph, run_id="r").decision.publish
 
 
+def test_without_a_candidate_what_serves_goes_on_and_is_named(place: Place) -> None:
+    assert publish_candidate(place.pipeline, place.graph, run_id="r").in_force is None
+    place.fit(0, "c_0", "c_1")
+    first = place.publish()
+    place.pipeline.documents.database["state"].delete_one({"_id": "candidate"})
+    published = publish_candidate(place.pipeline, place.graph, run_id="r")
+    assert (published.decision.publish, published.in_force) == (False, first)
+
+
 def test_relations_are_there_before_a_generation_serves(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.fit(0, "c_0", "c_1")
     first = place.publish()
