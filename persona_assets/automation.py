@@ -25,7 +25,7 @@ TICK_SECONDS = Settings().sensor_seconds
 
 drops_job = dg.define_asset_job("drops_job", selection=dg.AssetSelection.assets(*DRAINING_ASSETS))
 ranking_job = dg.define_asset_job(
-    "ranking_job", selection=dg.AssetSelection.assets("ranking_model", "ranking_evaluation", "generation")
+    "ranking_job", selection=dg.AssetSelection.assets("lessons", "ranking_model", "ranking_evaluation", "generation")
 )
 
 

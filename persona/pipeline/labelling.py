@@ -2,13 +2,14 @@
 
 A classifier is a function of the catalog of intents, of the *lessons* (messages that came with a given intent), and of their stored
 vectors. Drops never change the lessons: else each would relabel everybody's messages, and labels would depend on the order of drops.
-They are taken from the truth anew by `persona rebuild intents` and by every run of `ranking_model`.
+They are taken from the truth anew by `persona rebuild intents` and by every run of `lessons`.
 """
 
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from pymongo.client_session import ClientSession
@@ -17,8 +18,10 @@ from persona.errors import EmbeddingMismatch
 from persona.language.classifier import IntentClassifier
 from persona.language.encoder import Encoder
 from persona.language.intents import definition_texts, version
+from persona.pipeline.lease import Lease
 from persona.schemas import IntentDefinition, Vector, Vectors
 from persona.stores.documents import Documents
+from persona.stores.documents.classifiers import parts_of
 from persona.stores.documents.embeddings import text_hash
 
 LESSONS_AN_INTENT = 500
@@ -47,17 +50,30 @@ class Labeller:
         return len(labels)
 
 
-def labeller_of(documents: Documents, *, threshold: float) -> Labeller | None:
-    """For the catalog in force and the lessons; None while there are neither, or a catalog whose examples have not been embedded."""
-    fitted = _classifier_of(documents)
-    if fitted is None:
+def labeller_of(documents: Documents, lease: Lease, *, threshold: float) -> Labeller | None:
+    """For the catalog in force and the lessons; None while there are neither, or a catalog whose examples have not been embedded.
+
+    What had to be fitted is kept, and no other classifier is.
+    """
+    kept = _kept(documents, lease)
+    if kept is None:
         return None
-    named, classifier = fitted
+    named, classifier = kept
     return Labeller(hashlib.sha256(f"{named}/{threshold}".encode()).hexdigest()[:12], classifier, threshold)
 
 
+def forget_lessons(documents: Documents, lease: Lease, hashes: Iterable[str]) -> None:
+    """Learn from these messages no more, and keep no classifier that may have been fitted to them, but one to what is left.
+
+    Done again after it ended half-way, it does what was left to do.
+    """
+    documents.classifiers.unlearn(hashes)
+    if _kept(documents, lease) is None:  # nothing is left, or a catalog waits to be embedded, which then makes the next one
+        lease.transaction(partial(documents.classifiers.keep_only, None))
+
+
 def classifier_to_ask(documents: Documents, encoder: Encoder) -> IntentClassifier:
-    """For the catalog in force and the lessons; what the catalog has that is not embedded yet is encoded here and not kept.
+    """For the catalog in force and the lessons; what has to be encoded or fitted for that is not kept.
 
     Raises `EmbeddingMismatch` where the stored vectors are another model's.
     """
@@ -67,8 +83,10 @@ def classifier_to_ask(documents: Documents, encoder: Encoder) -> IntentClassifie
             f"the stored vectors are {stored}, the settings name {encoder.fingerprint}",
             hint="Set EMBEDDING_MODEL and EMBEDDING_DIM back, or run `persona rebuild embeddings`.",
         )
-    if fitted := _classifier_of(documents):
-        return fitted[1]
+    if named := _version(documents):
+        classifier = _stored(documents, named) or _fitted(documents)
+        if classifier is not None:
+            return classifier
     definitions = documents.catalog.intents()
     examples = {definition.intent: encoder.encode(definition_texts(definition)) for definition in definitions}
     return IntentClassifier.fit(examples)
@@ -95,21 +113,49 @@ def lessons_in(documents: Documents) -> dict[str, str]:
     }
 
 
-def _classifier_of(documents: Documents) -> tuple[str, IntentClassifier] | None:
-    """The version and the classifier: the stored one, or fitted and stored."""
-    definitions, model = documents.catalog.intents(), documents.embeddings.model()
-    lessons = documents.classifiers.lessons()
-    if model is None or not (definitions or lessons):
+def outdated_classifiers(documents: Documents) -> int:
+    """How much is kept of classifiers that were fitted to anything else than the catalog in force and the lessons."""
+    return documents.classifiers.count_others(_version(documents))
+
+
+def _version(documents: Documents) -> str | None:
+    """Of the classifier for the catalog in force and the lessons; None where there is nothing to fit one to."""
+    definitions, lessons, model = documents.catalog.intents(), documents.classifiers.lessons(), documents.embeddings.model()
+    return version(definitions, lessons, model[0]) if model and (definitions or lessons) else None
+
+
+def _kept(documents: Documents, lease: Lease) -> tuple[str, IntentClassifier] | None:
+    """The version and the classifier: the stored one, or fitted and stored in place of any other.
+
+    Each part is fenced: whoever has lost the lease brings nothing back that an erasure took away.
+    """
+    named = _version(documents)
+    if named is None:
         return None
-    named = version(definitions, lessons, model[0])
-    if arrays := documents.classifiers.arrays(named):
-        return named, IntentClassifier.from_arrays(arrays)
+    stored = documents.classifiers
+    classifier = _stored(documents, named)
+    if classifier is None:
+        classifier = _fitted(documents)
+        if classifier is None:
+            return None
+        for part in parts_of(named, classifier.arrays()):
+            lease.transaction(partial(stored.put_part, part))
+    lease.transaction(partial(stored.keep_only, named))
+    return named, classifier
+
+
+def _stored(documents: Documents, named: str) -> IntentClassifier | None:
+    arrays = documents.classifiers.arrays(named)
+    return IntentClassifier.from_arrays(arrays) if arrays else None
+
+
+def _fitted(documents: Documents) -> IntentClassifier | None:
+    """None where the catalog's examples have not been embedded."""
+    definitions, lessons = documents.catalog.intents(), documents.classifiers.lessons()
     vectors = documents.embeddings.get({*lessons, *_catalog_hashes(definitions)})
     if not vectors.keys() >= _catalog_hashes(definitions):
         return None
-    classifier = IntentClassifier.fit(_examples(definitions, lessons, vectors))
-    documents.classifiers.put(named, classifier.arrays())
-    return named, classifier
+    return IntentClassifier.fit(_examples(definitions, lessons, vectors))
 
 
 def _examples(

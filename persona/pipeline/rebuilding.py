@@ -265,7 +265,7 @@ def _labels(rebuild: _Rebuild) -> None:
 
     def step(lease: Lease) -> bool:
         nonlocal reached, version
-        labeller = labeller_of(documents, threshold=threshold)
+        labeller = labeller_of(documents, lease, threshold=threshold)
         if labeller is None:  # a catalog that waits to be applied: on its turn every text is labelled anew
             return False
         if version != labeller.version:
@@ -279,7 +279,7 @@ def _labels(rebuild: _Rebuild) -> None:
         return True
 
     def last(lease: Lease) -> None:
-        if labeller := labeller_of(documents, threshold=threshold):
+        if labeller := labeller_of(documents, lease, threshold=threshold):
             stored, named = documents.embeddings, labeller.version
             for outdated in stored.outdated_labels(named):
                 rebuild.removed += lease.transaction(partial(stored.forget_labels, outdated))

@@ -36,6 +36,7 @@ FACTS = 10_000
 CAMPAIGNS = 50
 MADE_OF_MENTIONS = ("milvus_collection", "neo4j_graph", "cache")
 """What is to be computed anew where other campaigns are found in a text."""
+MADE_OF_LABELS = ("neo4j_graph", "cache")
 
 
 def embed(batch: Batch, encoder: Encoder) -> None:
@@ -106,7 +107,7 @@ def _find_mentions(batch: Batch) -> None:
 def _infer_intents(batch: Batch, *, threshold: float) -> None:
     """Infer the intent of every text of the batch from its vector; of every stored text where the catalog or the method changed."""
     stored = batch.documents.embeddings
-    labeller = labeller_of(batch.documents, threshold=threshold)
+    labeller = labeller_of(batch.documents, batch.lease, threshold=threshold)
     if labeller is None:  # no catalog yet, or one that came in after this batch was embedded: on its turn every text is labelled
         return
     changed = stored.label_version() != labeller.version
@@ -117,7 +118,7 @@ def _infer_intents(batch: Batch, *, threshold: float) -> None:
         batch.records += batch.lease.transaction(partial(labeller.put_labels, batch.documents, vectors))
         batch.progress(batch.records)
     if changed:
-        batch.documents.ledger.reopen(["neo4j_graph"], kinds=["drop"])
+        batch.documents.ledger.reopen(MADE_OF_LABELS, kinds=["drop"])
         batch.lease.transaction(lambda session: stored.set_label_version(labeller.version, session=session))
 
 

@@ -8,18 +8,14 @@ import dagster as dg
 from persona.evaluation.candidate import evaluate_candidate
 from persona.evaluation.report import Report, markdown
 from persona.pipeline.draining import Pipeline
-from persona.pipeline.learning import learn_given_intents
 from persona.pipeline.stages import CODE_VERSIONS
 from persona.ranking import publication
 from persona.stores.graph import Graph
 from persona.stores.warehouse import Warehouse
 from persona_assets import plots
 from persona_assets.assets.intake import drop_folder
-from persona_assets.assets.projections import (
-    engagement_metrics,
-    milvus_collection,
-    neo4j_graph,
-)
+from persona_assets.assets.learning import lessons
+from persona_assets.assets.projections import engagement_metrics, milvus_collection, neo4j_graph
 from persona_assets.results import FOLDER_STATE
 
 OWNERS = ["team:marketing"]
@@ -27,8 +23,8 @@ OWNERS = ["team:marketing"]
 
 @dg.asset(
     group_name="ranking",
-    deps=[milvus_collection, neo4j_graph, engagement_metrics, drop_folder],
-    kinds={"python", "mongodb", "neo4j"},
+    deps=[milvus_collection, neo4j_graph, engagement_metrics, lessons, drop_folder],
+    kinds={"python", "mongodb"},
     owners=OWNERS,
     code_version=CODE_VERSIONS["ranking_model"],
     freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=48), warn_window=timedelta(hours=26)),
@@ -37,10 +33,8 @@ def ranking_model(
     context: dg.AssetExecutionContext,
     pipeline: dg.ResourceParam[Pipeline],
     warehouse: dg.ResourceParam[Warehouse],
-    graph: dg.ResourceParam[Graph],
 ) -> dg.MaterializeResult[None]:
-    """Weights of the channels, how well each campaign does and which go together, fitted on the warehouse; and intents, from given ones."""
-    learned = learn_given_intents(pipeline, graph, run_id=context.run.run_id)
+    """Weights of the channels, how well each campaign does and which go together, fitted on the warehouse."""
     fitted = publication.fit_candidate(pipeline, warehouse, run_id=context.run.run_id)
     relations = fitted.model.relations
     return dg.MaterializeResult(
@@ -49,7 +43,6 @@ def ranking_model(
             "facts": fitted.model.facts,
             "related_campaigns": relations.relations,
             "related_campaigns_left_out": relations.left_out or "no",
-            "learned_intents": learned,
             "top_campaigns": plots.top_campaigns(fitted.model),
         },
         data_version=dg.DataVersion(fitted.model.fingerprint),

@@ -17,13 +17,14 @@ from pymilvus import MilvusClient
 from sqlalchemy import create_engine, text
 
 from persona.pipeline import rebuilding
+from persona.pipeline.stages import DRAINING_ASSETS
 from persona_assets.automation import drops_sensor
 from persona_assets.definitions import build_definitions
 from persona_assets.execution import QUIET
 from tests.assets.conftest import ASSETS, World, failed_checks
 from tests.worlds import clear, content, differences, everything, generated, ledger, put_drop, said
 
-CHECKS = 19
+CHECKS = 20
 
 
 def rows(world: World, query: str) -> list[Any]:
@@ -74,11 +75,14 @@ def test_a_run_applies_everything_a_second_changes_nothing_and_a_third_what_is_n
     assert differences(before, everything(world.settings)) == {}
     assert world.data_versions() == versions
     assert failed_checks(again) == []
-    assert rows(world, f"SELECT count(*), sum(records) FROM pipeline_runs WHERE run_id = '{again.run_id}'") == [(10, 0)]
+    assert rows(world, f"SELECT count(*), sum(records) FROM pipeline_runs WHERE run_id = '{again.run_id}'") == [(11, 0)]
 
     put_drop(world.settings.drops, "later.jsonl", [said("u_new", "a quiet word about savings", campaign_id="c_101")])
     world.succeed()
-    assert {asset for asset, version in world.data_versions().items() if version != versions[asset]} == {*ASSETS} - {"catalogs"}
+    assert {asset for asset, version in world.data_versions().items() if version != versions[asset]} == {*ASSETS} - {
+        "catalogs",
+        "lessons",
+    }
 
 
 def test_a_bad_drop_is_held_and_its_neighbours_come_in(world: World) -> None:
@@ -305,7 +309,7 @@ def test_named_drops_can_be_applied_again(world: World) -> None:
     world.succeed()
     before = content(world.settings)
     drop = hashlib.sha256(files[0].read_bytes()).hexdigest()
-    draining = [asset for asset in ASSETS if asset not in ("catalogs", "ranking_model", "ranking_evaluation", "generation")]
+    draining = [asset for asset in ASSETS if asset in DRAINING_ASSETS and asset != "catalogs"]
     job = build_definitions().resolve_implicit_global_asset_job_def()
 
     def launch(drops: list[str], *, reapply: bool) -> dg.ExecuteInProcessResult:

@@ -8,7 +8,7 @@ from persona.ranking import publication
 from persona.stores.opening import documents_of
 from persona_cli.pipeline import open_pipeline
 from tests.cli.conftest import Answer, Command
-from tests.worlds import differences, everything, generated, learned, put_drop, said
+from tests.worlds import content, differences, everything, generated, learned, put_drop, said
 
 
 def in_force(persona: Command) -> str:
@@ -44,9 +44,14 @@ def test_rolling_back_restores_the_former_answers_exactly(persona: Command) -> N
     assert persona("generations", "list").out == "Nothing has been published yet.\n"
 
     first = fitted_on(persona, 1)
-    put_drop(persona.settings.drops, "people.jsonl", [said("u_2_0", "hello", campaign_id="c_101", event="click")])
-    draining = ("raw_conversations", "embeddings", "intents", "milvus_collection", "neo4j_graph", "engagement_metrics")
+    things = ("card", "phone", "letter", "parcel", "key")
+    given = [said("u_1_0", f"where is my {thing} now", intent="lost") for thing in things]
+    asks = [said("u_2_0", "hello", campaign_id="c_101", event="click"), said("u_001", "where is my coat now")]
+    put_drop(persona.settings.drops, "people.jsonl", [*given, *asks])
+    draining = ("raw_conversations", "embeddings", "intents", "milvus_collection", "neo4j_graph", "engagement_metrics", "lessons")
     assert persona("materialize", *draining, "--json").code == 0  # all that answers are made of is there; only the model changes
+    held = content(persona.settings)
+    assert sum('"intent": "lost"' in label for label in held["mongodb:labels"]) > len(given)
     before, relations = answers(persona), learned(persona.settings)
     assert relations["mongodb:relations"] == relations["neo4j:RELATED"] != []
     assert "related" in {
@@ -57,6 +62,7 @@ def test_rolling_back_restores_the_former_answers_exactly(persona: Command) -> N
     assert persona("materialize", "ranking_model", "ranking_evaluation", "generation", "--json").code == 0
     second = in_force(persona)
     assert second != first and answers(persona) != before
+    assert differences(held, content(persona.settings)) == {}
 
     done = persona("generations", "rollback", "--json")
     assert (done.code, done.json) == (0, {"generation": first, "instead_of": second})

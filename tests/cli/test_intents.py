@@ -58,7 +58,7 @@ def test_intents_that_only_drops_gave_are_learned_by_materialize(persona: Comman
     (persona.settings.drops / "given.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in drop))
     assert ask(persona, {"text": "where is my coat now"}).lines[0] == {"id": None, "intent": None, "intents": []}
     done = persona("materialize", "--json").json
-    assert (done["status"], len(done["stages"])) == ("success", 10)
+    assert (done["status"], len(done["stages"])) == ("success", 11)
     assert ask(persona, {"text": "where is my coat now"}).lines[0]["intent"] == "lost"
     assert all(stage["records"] == 0 for stage in persona("materialize", "--json").json["stages"])
 

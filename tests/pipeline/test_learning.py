@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
+from persona.errors import LeaseLost
+from persona.language.classifier import IntentClassifier
 from persona.pipeline import learning, sinks
 from persona.pipeline.draining import Batch
-from persona.pipeline.labelling import LESSONS_TO_EXIST, classifier_to_ask, labeller_of
+from persona.pipeline.labelling import LESSONS_TO_EXIST, classifier_to_ask, forget_lessons, labeller_of
 from persona.pipeline.rebuilding import rebuild
 from tests.pipeline.conftest import ENCODER, START, World
 
@@ -105,19 +107,71 @@ def test_one_that_ended_half_way_is_finished_by_the_next_drain(
     world.agrees_with_the_truth()
 
 
+def test_answers_made_of_the_labels_before_are_not_given_any_more(new_world: Callable[[], World]) -> None:
+    world = new_world()
+    world.put([*GIVEN, *ASKS])
+    world.drain()
+    cache = world.pipeline.cache
+    _, version = cache.read("u_2", "g", "q")
+    assert cache.write("u_2", "g", "q", b"{}", version=version, ttl=60)
+    assert learned(world)
+    assert not cache.keeps("u_2")
+
+
 def test_what_is_forgotten_is_not_learned_from_any_more(new_world: Callable[[], World]) -> None:
     world = new_world()
-    world.put(GIVEN)
+    world.put([*GIVEN, *ASKS])
     world.drain()
     learned(world)
     documents = world.pipeline.documents
     [first, *others] = sorted(documents.classifiers.lessons())
-    documents.classifiers.unlearn([first])
-    documents.embeddings.remove([first])
-    assert documents.classifiers.version() is None
+    before = documents.classifiers.version()
+    with world.pipeline.lease("e", "erasure") as lease:
+        forget_lessons(documents, lease, [first])
+    after = documents.classifiers.version()
+    assert after is not None and after != before
     assert sorted(documents.classifiers.lessons()) == others
-    labeller = labeller_of(documents, threshold=0.4)
-    assert labeller is not None and len(labeller.classifier.examples) == len(others)
+    assert documents.database["classifier"].distinct("version") == [after]
+    assert len(IntentClassifier.from_arrays(documents.classifiers.arrays(after) or {}).examples) == len(others)
+
+
+def test_where_no_classifier_is_left_or_labels_are_of_another_it_is_learned_again(new_world: Callable[[], World]) -> None:
+    world = new_world()
+    world.put([*GIVEN, *ASKS])
+    world.drain()
+    learned(world)
+    documents = world.pipeline.documents
+    named = documents.classifiers.version()
+    documents.database["classifier"].delete_many({})
+    learned(world)
+    assert documents.classifiers.version() == named is not None
+    with world.pipeline.lease("e", "erasure") as lease:
+        forget_lessons(documents, lease, sorted(documents.classifiers.lessons())[:1])
+    assert learned(world)
+    assert len({version for _, version in labels(world).values()}) == 1
+    assert not learned(world)
+    world.agrees_with_the_truth()
+
+
+def test_who_only_asks_keeps_nothing(new_world: Callable[[], World]) -> None:
+    world = new_world()
+    world.load_catalogs(["intents.json"])
+    world.drain("embeddings")
+    documents = world.pipeline.documents
+    assert classifier_to_ask(documents, ENCODER).intents == ("billing", "refund", "travel")
+    assert documents.classifiers.version() is None
+
+
+def test_who_has_lost_the_lease_keeps_nothing(new_world: Callable[[], World]) -> None:
+    world = new_world()
+    world.load_catalogs(["intents.json"])
+    world.drain("embeddings")
+    documents = world.pipeline.documents
+    with world.pipeline.lease("slow", "intents") as lost:
+        documents.leases.release(lost.token)
+        with world.pipeline.lease("next", "erasure"), pytest.raises(LeaseLost):
+            labeller_of(documents, lost, threshold=0.4)
+    assert documents.classifiers.version() is None
 
 
 def test_a_classifier_of_any_size_comes_back_from_the_store_as_it_was(
@@ -130,13 +184,17 @@ def test_a_classifier_of_any_size_comes_back_from_the_store_as_it_was(
     world.load_catalogs(["intents.json"])
     world.drain("embeddings")
     documents = world.pipeline.documents
-    fitted = classifier_to_ask(documents, ENCODER)
-    named = documents.classifiers.version()
-    assert named is not None
-    stored = documents.classifiers.arrays(named)
-    assert stored is not None and {name: array.tolist() for name, array in stored.items()} == {
-        name: array.tolist() for name, array in fitted.arrays().items()
-    }
+
+    def kept() -> tuple[str, dict[str, Any]]:
+        with world.pipeline.lease("r", "intents") as lease:
+            assert labeller_of(documents, lease, threshold=0.4)
+        named = documents.classifiers.version()
+        assert named is not None
+        return named, {name: array.tolist() for name, array in (documents.classifiers.arrays(named) or {}).items()}
+
+    fitted = {name: array.tolist() for name, array in classifier_to_ask(documents, ENCODER).arrays().items()}
+    named, stored = kept()
+    assert stored == fitted
     documents.database["classifier"].delete_one({})  # a part is lost, or was never written
     assert documents.classifiers.arrays(named) is None
-    assert classifier_to_ask(documents, ENCODER).arrays().keys() == fitted.arrays().keys()
+    assert kept() == (named, fitted)

@@ -156,6 +156,22 @@ class Place:
         return entries[0].name if entries else path.name
 
 
+class Cut(Exception):
+    """A run that was ended from outside."""
+
+
+def cut_at(patch: pytest.MonkeyPatch, owner: Any, verb: str, *, after: bool) -> None:
+    """The verb ends the run, before or after its work is done."""
+    real: Callable[..., Any] = getattr(owner, verb)
+
+    def cutting(*args: Any, **kwargs: Any) -> Any:
+        if after:
+            real(*args, **kwargs)
+        raise Cut
+
+    patch.setattr(owner, verb, cutting)
+
+
 @pytest.fixture
 def place(new_world: Callable[[], World]) -> Place:
     """A filled world."""

@@ -1,6 +1,6 @@
 """The classifier of intents: the messages it learns from beside the catalog, and what was fitted. No model is run here."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,10 +37,13 @@ class Classifiers:
             self._lessons.insert_many([{"_id": key, "intent": lessons[key]} for key in part], session=session)
 
     def unlearn(self, hashes: Iterable[str]) -> None:
-        """Learn from these messages no more, and forget what was fitted to them."""
+        """Learn from these messages no more. What was fitted to them is of another version than what is learned from now."""
         for part in chunks(list(hashes), CHUNK):
-            if self._lessons.delete_many({"_id": {"$in": part}}).deleted_count:
-                self._arrays.delete_many({})
+            self._lessons.delete_many({"_id": {"$in": part}})
+
+    def count_of(self, hashes: Sequence[str]) -> int:
+        """How many of these messages are learned from."""
+        return sum(self._lessons.count_documents({"_id": {"$in": part}}) for part in chunks(hashes, CHUNK))
 
     def version(self) -> str | None:
         """Of the classifier that is stored, of either while one takes another's place; None where there is none."""
@@ -60,13 +63,24 @@ class Classifiers:
             start += size
         return found
 
-    def put(self, version: str, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Keep this classifier in place of the one before."""
-        layout = [(name, array.dtype.str, list(array.shape)) for name, array in arrays.items()]
-        content = b"".join(np.ascontiguousarray(array).tobytes() for array in arrays.values())
-        starts = range(0, max(len(content), 1), PART_BYTES)
-        described = {"version": version, "parts": len(starts), "layout": layout}
-        for number, start in enumerate(starts):
-            part = {**described, "content": Binary(content[start : start + PART_BYTES])}
-            self._arrays.replace_one({"_id": f"{version}/{number:04d}"}, part, upsert=True)
-        self._arrays.delete_many({"version": {"$ne": version}})
+    def put_part(self, part: dict[str, Any], session: ClientSession) -> None:
+        """Keep one of the `parts_of` a classifier, beside the one that is stored."""
+        self._arrays.replace_one({"_id": part["_id"]}, part, upsert=True, session=session)
+
+    def keep_only(self, version: str | None, session: ClientSession) -> None:
+        """Forget every classifier but that of this version."""
+        self._arrays.delete_many({"version": {"$ne": version}}, session=session)
+
+    def count_others(self, version: str | None) -> int:
+        """How many parts there are of classifiers of other versions."""
+        return self._arrays.count_documents({"version": {"$ne": version}})
+
+
+def parts_of(version: str, arrays: Mapping[str, NDArray[Any]]) -> Iterator[dict[str, Any]]:
+    """What to keep of this classifier, in parts that are small enough for a document and a transaction."""
+    layout = [(name, array.dtype.str, list(array.shape)) for name, array in arrays.items()]
+    content = b"".join(np.ascontiguousarray(array).tobytes() for array in arrays.values())
+    starts = range(0, max(len(content), 1), PART_BYTES)
+    described = {"version": version, "parts": len(starts), "layout": layout}
+    for number, start in enumerate(starts):
+        yield {"_id": f"{version}/{number:04d}", **described, "content": Binary(content[start : start + PART_BYTES])}

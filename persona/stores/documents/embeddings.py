@@ -293,6 +293,14 @@ class Embeddings:
         found = self._centroids.find({"_id": {"$ne": run_id}}).sort("at", -1).limit(limit)
         return [np.frombuffer(centroid["vector"], dtype=np.float32) for centroid in found]
 
+    def kept_of(self, hashes: Sequence[str]) -> dict[str, int]:
+        """How many of these texts have a vector, a label, and a mention."""
+        kept = {"texts": self._vectors, "labels": self._labels, "mentions": self._mentions}
+        return {
+            what: sum(among.count_documents({"_id": {"$in": chunk}}) for chunk in chunks(hashes, CHUNK))
+            for what, among in kept.items()
+        }
+
     def count(self) -> int:
         """The number of distinct texts with a vector."""
         return self._vectors.estimated_document_count()
