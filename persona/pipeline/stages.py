@@ -31,7 +31,7 @@ CODE_VERSIONS = {
     "neo4j_graph": "2",
     "engagement_metrics": "1",
     "cache": "1",
-    "ranking_model": "2",
+    "ranking_model": "3",
     "ranking_evaluation": "1",
     "generation": "1",
 }
