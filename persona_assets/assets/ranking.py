@@ -39,7 +39,7 @@ def ranking_model(
     warehouse: dg.ResourceParam[Warehouse],
     graph: dg.ResourceParam[Graph],
 ) -> dg.MaterializeResult[None]:
-    """Weights of the channels, how well each campaign does and which go together, fitted on the warehouse; and intents, from given ones."""
+    """Weights of the channels, how well each campaign does and which go together, fitted on the truth; and intents, from given ones."""
     learned = learn_given_intents(pipeline, graph, run_id=context.run.run_id)
     fitted = publication.fit_candidate(pipeline, warehouse, run_id=context.run.run_id)
     relations = fitted.model.relations
