@@ -22,7 +22,7 @@ from persona.projections.engagements import EVENT_NAMES, engagement_of, expresse
 from persona.ranking.channels import CHANNELS, Candidate, Sources
 from persona.ranking.context import Context
 from persona.ranking.model import NEGATIVE, RankingModel
-from persona.ranking.relations import learn, related_votes, tastes
+from persona.ranking.relations import Row, learn, related_votes, rows_of
 from persona.schemas import (
     Campaign,
     Conversation,
@@ -44,8 +44,6 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MS = timedelta(milliseconds=1)
 MS_PER_DAY = 86_400_000
 NONE = -1
-THEN = "as it would have been then"
-"""The only generation of a replay."""
 LN_2 = float(np.log(2))
 
 Ints = NDArray[np.int64]
@@ -157,23 +155,27 @@ class Log:
 
     def records(self, rows: Iterable[int]) -> Iterator[dict[str, Any]]:
         """These rows as the truth has them (see `Records.histories`)."""
-        for row in rows:
+        places = np.fromiter(rows, dtype=np.int64)
+        told = zip(*(column[places].tolist() for column in (self._ids, self.user, self.at_ms, self.event)), strict=True)
+        optional = (
+            ("campaign_id", self.campaigns, self.campaign),
+            ("text_hash", self._texts, self._text),
+            ("conversation_id", self._conversations, self._conversation),
+            ("intent", self._intents, self._intent),
+        )
+        named = [(field, names.all, column[places].tolist()) for field, names, column in optional]
+        for place, (key, user, at_ms, event) in enumerate(told):
             record: dict[str, Any] = {
-                "_id": self._ids[row],
-                "user_id": self.users.all[self.user[row]],
-                "timestamp": EPOCH + int(self.at_ms[row]) * MS,
-                "event": EVENT_NAMES[self.event[row]],
+                "_id": key,
+                "user_id": self.users.all[user],
+                "timestamp": EPOCH + at_ms * MS,
+                "event": EVENT_NAMES[event],
             }
-            for field, names, column in (
-                ("campaign_id", self.campaigns, self.campaign),
-                ("text_hash", self._texts, self._text),
-                ("conversation_id", self._conversations, self._conversation),
-                ("intent", self._intents, self._intent),
-            ):
-                if column[row] != NONE:
-                    record[field] = names.all[column[row]]
+            for field, names, numbers in named:
+                if numbers[place] != NONE:
+                    record[field] = names[numbers[place]]
             if "text_hash" in record:
-                record["characters"] = int(self._characters[row])
+                record["characters"] = int(self._characters[places[place]])
             yield record
 
     def day_buckets(self, before_ms: int) -> list[DayBucket]:
@@ -349,11 +351,13 @@ class Replay:
         self._rows = np.bincount(log.user[known], minlength=len(log.users.numbers))
         self._speaking = np.unique(log.user[known & (log._text != NONE)]).tolist()
         self._ties: dict[str, list[Engagement]] = {}
+        self._relations: dict[str, Mapping[str, Sequence[Relation]]] = {}
 
     def proposals(self, query: Query, model: RankingModel) -> dict[str, list[Candidate]]:
         """What each of the product's channels proposes to the user of the query."""
         sources = Sources(
-            vectors=self, graph=self, campaigns=self._log.catalogue, model=model, generation=THEN, now_ms=query.at_ms, channel=None
+            vectors=self, graph=self, campaigns=self._log.catalogue, model=model, now_ms=query.at_ms, channel=None,
+            generation=str(model.taste_half_life_days),
         )  # fmt: skip
         return {name: channel(query.context, sources) for name, channel in CHANNELS.items()}
 
@@ -417,8 +421,10 @@ class Replay:
         return [NeighbourVote(campaign, scores[campaign], users[campaign]) for campaign in best]
 
     def related_campaigns(self, history: Mapping[str, float], *, generation: str, limit: int) -> list[RelatedVote]:
-        """See `Graph.related_campaigns`; there is one generation, the one that would have been learned then."""
-        return related_votes(self._relations, history, limit=limit)
+        """See `Graph.related_campaigns`; a generation is called by the half-life of tastes with which it would have been learned then."""
+        if generation not in self._relations:
+            self._relations[generation] = self._learned(float(generation))
+        return related_votes(self._relations[generation], history, limit=limit)
 
     # -- what they hold ---------------------------------------------------------------------------------------------------
 
@@ -430,21 +436,26 @@ class Replay:
             self._ties[user] = engagements_of(self._log.records(rows[self._log.campaign[rows] != NONE]))
         return self._ties[user]
 
-    @cached_property
-    def _relations(self) -> Mapping[str, Sequence[Relation]]:
+    def _learned(self, half_life_days: float) -> Mapping[str, Sequence[Relation]]:
         log = self._log
-        rows = np.flatnonzero((log.at_ms < self.at_ms) & (log.campaign != NONE))
-        by_name = np.argsort(np.argsort(np.array(log.users.all, dtype=object)))  # as the warehouse hands them out
-        events = (
-            (log.users.all[log.user[row]], log.campaigns.all[log.campaign[row]], EVENT_NAMES[log.event[row]], int(log.at_ms[row]))
-            for row in rows[np.argsort(by_name[log.user[rows]], kind="stable")]
-        )
-        campaigns = {log.campaigns.all[number] for number in np.unique(log.campaign[rows])}
-        end_of_newest_day = (int(log.at_ms[rows].max(initial=0)) // MS_PER_DAY + 1) * MS_PER_DAY
+        known = log.at_ms < self.at_ms
+        with_campaign = known & (log.campaign != NONE)
+        end_of_newest_day = (int(log.at_ms[with_campaign].max(initial=-1)) // MS_PER_DAY + 1) * MS_PER_DAY
+        campaigns = {log.campaigns.all[number] for number in np.unique(log.campaign[with_campaign])}
+        for text in np.unique(log._text[known & (log._text != NONE)]):
+            campaigns.update(log.named.get(log._texts.all[text], ()))
+        people = self._rows_of_everybody(now=EPOCH + end_of_newest_day * MS, half_life_days=half_life_days)
         found: dict[str, list[Relation]] = defaultdict(list)
-        for relation in learn(tastes(events, now_ms=end_of_newest_day), campaigns).relations:
+        for relation in learn(people, campaigns).relations:
             found[relation.campaign_id].append(relation)
         return found
+
+    def _rows_of_everybody(self, *, now: datetime, half_life_days: float) -> Iterator[list[Row]]:
+        """What relations are learned from, person by person in the order of their ids."""
+        log = self._log
+        for user in np.argsort(np.array(log.users.all, dtype=object), kind="stable"):
+            history = list(log.records(range(log.begins[user], log.begins[user] + self._rows[user])))
+            yield rows_of(history, log.named, now=now, half_life_days=half_life_days)
 
     @cached_property
     def _profiles(self) -> tuple[list[str], Vectors]:

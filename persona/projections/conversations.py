@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import accumulate
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -23,11 +23,26 @@ PROFILE_PARTS = 200
 PROFILE_HALF_LIFE = timedelta(days=14)
 
 
+class Tie(NamedTuple):
+    """Something that ties a person to a campaign."""
+
+    campaign_id: str
+    event: Event | None
+    """None: the person's words name the campaign."""
+    at: datetime
+
+    @property
+    def strength(self) -> float:
+        """In [-1, 1]; negative: refused."""
+        return MENTION_WEIGHT if self.event is None else EVENT_WEIGHTS[self.event]
+
+
 @dataclass
 class _Thread:
     first: Mapping[str, Any]
     messages: list[Mapping[str, Any]]
-    outcomes: dict[str, float]
+    ties: list[Tie]
+    """What the messages name, then what happened."""
 
     @property
     def ended_at(self) -> datetime:
@@ -37,6 +52,15 @@ class _Thread:
         """The messages that begin within the first characters."""
         begins = accumulate((message["characters"] + 1 for message in self.messages), initial=0)
         return [message for message, begin in zip(self.messages, begins, strict=False) if begin < OPENING_CHARACTERS]
+
+    @property
+    def outcomes(self) -> dict[str, float]:
+        """The strongest event of a campaign counts, the later of equals."""
+        found: dict[str, float] = {}
+        for tie in self.ties:
+            if abs(tie.strength) >= abs(found.get(tie.campaign_id, 0.0)):
+                found[tie.campaign_id] = tie.strength
+        return found
 
 
 def in_one(messages: Sequence[str]) -> str:
@@ -73,10 +97,7 @@ def conversations_of(
     first message, so that a late message that joins two conversations leaves one of the two ids.
     """
     threads = _threads(history)
-    for thread in threads:
-        for message in thread.messages:
-            thread.outcomes |= dict.fromkeys(named.get(message["text_hash"], ()), MENTION_WEIGHT)
-    _attribute(threads, history)
+    _attribute(threads, history, named)
     return [
         Conversation(
             conversation_id=_conversation_id(user_id, thread.first["_id"]),
@@ -94,6 +115,13 @@ def conversations_of(
 def conversation_ids_of(user_id: str, history: Sequence[Mapping[str, Any]]) -> list[str]:
     """The ids of the conversations that `conversations_of` makes of this history."""
     return [_conversation_id(user_id, thread.first["_id"]) for thread in _threads(history)]
+
+
+def ties_of(history: Sequence[Mapping[str, Any]], named: Mapping[str, Sequence[str]]) -> tuple[list[list[Tie]], list[Tie]]:
+    """What each of the user's conversations named or led to, and what happened apart from any; see `conversations_of`."""
+    threads = _threads(history)
+    apart = _attribute(threads, history, named)
+    return [thread.ties for thread in threads], apart
 
 
 def profile_of(
@@ -159,7 +187,7 @@ def _threads(history: Sequence[Mapping[str, Any]]) -> list[_Thread]:
         key = record.get("conversation_id")
         thread = unnamed if key is None else named.get(key)
         if thread is None or (key is None and record["timestamp"] - thread.ended_at >= SILENCE):
-            thread = _Thread(first=record, messages=[], outcomes={})
+            thread = _Thread(first=record, messages=[], ties=[])
             threads.append(thread)
         thread.messages.append(record)
         if key is None:
@@ -169,21 +197,25 @@ def _threads(history: Sequence[Mapping[str, Any]]) -> list[_Thread]:
     return threads
 
 
-def _attribute(threads: Sequence[_Thread], history: Sequence[Mapping[str, Any]]) -> None:
-    """Give each record about a campaign to the conversation it belongs to; the strongest event of a campaign counts."""
+def _attribute(threads: Sequence[_Thread], history: Sequence[Mapping[str, Any]], names: Mapping[str, Sequence[str]]) -> list[Tie]:
+    """Give each conversation what its messages name, and each record about a campaign that belongs to it; return the others' ties."""
+    for each in threads:
+        for message in each.messages:
+            each.ties += [Tie(campaign, None, message["timestamp"]) for campaign in names.get(message["text_hash"], ())]
     named = {thread.first["conversation_id"]: thread for thread in threads if "conversation_id" in thread.first}
     starts, latest = _latest_by_start(threads)
+    apart: list[Tie] = []
     for record in history:
         if "campaign_id" not in record:
             continue
+        at = record["timestamp"]
         thread = named.get(record.get("conversation_id", ""))
         if thread is None:
-            thread = latest[bisect_right(starts, record["timestamp"])]
-            if thread is None or record["timestamp"] - thread.ended_at > ATTRIBUTION:
-                continue
-        campaign, strength = record["campaign_id"], EVENT_WEIGHTS[Event(record["event"])]
-        before = thread.outcomes.get(campaign, 0.0)
-        thread.outcomes[campaign] = strength if abs(strength) >= abs(before) else before
+            thread = latest[bisect_right(starts, at)]
+            if thread is not None and at - thread.ended_at > ATTRIBUTION:
+                thread = None
+        (apart if thread is None else thread.ties).append(Tie(record["campaign_id"], Event(record["event"]), at))
+    return apart
 
 
 def _latest_by_start(threads: Sequence[_Thread]) -> tuple[list[datetime], list[_Thread | None]]:

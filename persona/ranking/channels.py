@@ -21,8 +21,6 @@ NEIGHBOURS = 100
 CANDIDATES = 300
 SHARPNESS = 4
 """Similarities are raised to this power, so that near neighbours outweigh many far ones."""
-HISTORY_HALF_LIVES = 4
-"""What people engaged with tells of them for so many times as long as a campaign does well."""
 MENTION_WEIGHT = 0.5
 """A campaign that was named once is half as strong a tie as one that was converted on."""
 LONGEST_HISTORY = 50
@@ -83,7 +81,7 @@ def similar_users(context: Context, sources: Sources) -> list[Candidate]:
     if not neighbours:
         return []
     votes = sources.graph.campaigns_of(
-        neighbours, now_ms=sources.now_ms, half_life_days=sources.model.half_life_days * HISTORY_HALF_LIVES, limit=CANDIDATES
+        neighbours, now_ms=sources.now_ms, half_life_days=sources.model.taste_half_life_days, limit=CANDIDATES
     )
     return [
         Candidate(vote.campaign_id, vote.score / np.sqrt(1 + sources.model.strength_of(vote.campaign_id)), {"users": vote.users})
@@ -131,8 +129,7 @@ def weighted_history(context: Context, *, now_ms: int, half_life_days: float) ->
 
 def related(context: Context, sources: Sources) -> list[Candidate]:
     """What goes together with what the person engaged with."""
-    half_life_days = sources.model.half_life_days * HISTORY_HALF_LIVES
-    history = weighted_history(context, now_ms=sources.now_ms, half_life_days=half_life_days)
+    history = weighted_history(context, now_ms=sources.now_ms, half_life_days=sources.model.taste_half_life_days)
     if not history or sources.generation is None:
         return []
     strongest = dict(nlargest(LONGEST_HISTORY, history.items(), key=itemgetter(1, 0)))

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 
 from pydantic import BaseModel
 
@@ -23,6 +23,8 @@ PRIOR_WEIGHTS: dict[str, float] = {
 channels that need no words, on events whose popularity drifts."""
 HALF_LIFE_DAYS = 7.0
 """How fast popularity fades before there is data to learn it from."""
+TASTE_HALF_LIVES, LEAST_TASTE_DAYS = 4.0, 30.0
+"""What people engaged with tells of them for so many times as long as a campaign does well, and never less than a month."""
 PRIOR_APPROVALS, PRIOR_REFUSALS = 2.0, 1.0
 """Beta prior of a campaign's approval: three imagined answers, two of them favourable."""
 PRIOR_STRENGTH = EVENT_WEIGHTS[Event.IMPRESSION]
@@ -77,6 +79,17 @@ class RankingModel(BaseModel):
     """By channel (empty: any), then campaign."""
     relations: RelationsSummary = RelationsSummary()
     """What was learned of which campaigns go together; the relations themselves are kept apart, by the fingerprint."""
+
+    @property
+    def as_of(self) -> datetime:
+        """The end of the newest day, UTC; the epoch where there is none."""
+        day = date.fromisoformat(self.newest_day) + timedelta(days=1) if self.newest_day else date(1970, 1, 1)
+        return datetime(day.year, day.month, day.day, tzinfo=UTC)
+
+    @property
+    def taste_half_life_days(self) -> float:
+        """How fast what people engaged with ceases to tell what they like."""
+        return max(TASTE_HALF_LIVES * self.half_life_days, LEAST_TASTE_DAYS)
 
     @property
     def overall(self) -> Mapping[str, Figures]:

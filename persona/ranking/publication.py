@@ -4,7 +4,9 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from itertools import groupby
+from operator import itemgetter
 
 from pymongo.client_session import ClientSession
 
@@ -16,12 +18,13 @@ from persona.pipeline.stages import CODE_VERSIONS, PROJECTIONS
 from persona.ranking.decay import choose_half_life
 from persona.ranking.generation import Decision, Verdict, decide, generation_id
 from persona.ranking.model import RankingModel, fit
-from persona.ranking.relations import learn, tastes
+from persona.ranking.relations import Row, learn, rows_of
 from persona.stores.graph import Graph
 from persona.stores.warehouse import Warehouse
 
 GROWTH = 1.2
 """A model is fitted anew when there are this many times the facts it was fitted on."""
+PEOPLE_AT_ONCE = 1_000
 KEPT = 10
 """Published generations, the newest, that can be put in force again."""
 
@@ -75,7 +78,8 @@ def fit_candidate(pipeline: Pipeline, warehouse: Warehouse, *, run_id: str) -> F
             buckets = warehouse.day_buckets()
             half_life = choose_half_life(buckets)
             model = fit(buckets, facts=facts, fingerprint=fingerprint, half_life_days=half_life)
-            learned = learn(tastes(warehouse.events_by_user(), now_ms=_end_of(model.newest_day)), model.overall)
+            campaigns = {*model.overall, *pipeline.documents.embeddings.mentioned_campaigns()}
+            learned = learn(_rows_of_everybody(pipeline, lease, model), campaigns)
             model = model.model_copy(update={"relations": learned.summary})
             lease.check()
             pipeline.documents.relations.put(fingerprint, learned.relations, run_id=run_id)
@@ -201,8 +205,13 @@ def _by_hand(pipeline: Pipeline, run_id: str, verb: str) -> Iterator[Lease]:
         count(1)
 
 
-def _end_of(day: str | None) -> int:
-    """The end of a UTC day in epoch ms; 0 where there is none."""
-    if day is None:
-        return 0
-    return round((datetime.fromisoformat(day).replace(tzinfo=UTC) + timedelta(days=1)).timestamp() * 1000)
+def _rows_of_everybody(pipeline: Pipeline, lease: Lease, model: RankingModel) -> Iterator[list[Row]]:
+    """What relations are learned from, person by person in the order of their ids, from the truth."""
+    documents, last = pipeline.documents, ""
+    while users := documents.records.users_after(last, limit=PEOPLE_AT_ONCE):
+        lease.check()
+        history = list(documents.records.histories(users))
+        named = documents.embeddings.mentions({record["text_hash"] for record in history if "text_hash" in record})
+        for _, theirs in groupby(history, itemgetter("user_id")):
+            yield rows_of(list(theirs), named, now=model.as_of, half_life_days=model.taste_half_life_days)
+        last = users[-1]

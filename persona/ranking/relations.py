@@ -1,19 +1,21 @@
-"""Which campaigns go together: EASE, learned from who engaged with what, and what it predicts from a history.
+"""Which campaigns go together: EASE, learned from what conversations and people engaged with, and what it predicts from a history.
 
 Pure. Where events come from and where relations are kept is decided elsewhere.
 """
 
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from heapq import nlargest
-from itertools import groupby
-from operator import itemgetter
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
+from persona.projections.conversations import Tie, ties_of
 from persona.projections.engagements import EVENT_WEIGHTS
 from persona.schemas import Event, RelatedVote, Relation
 
@@ -28,10 +30,8 @@ STRONGEST = 100
 """Relations kept of each campaign."""
 MIN_SUPPORT = 2
 """People who must have engaged with both: a relation shows no single person's history."""
-HALF_LIFE_DAYS = 180.0
-"""What was engaged with so long before the newest day counts half."""
 MOST_OF_ONE = 1_000
-"""Campaigns of one person that count, the strongest: a robot that clicks on everything would cost as much as all others."""
+"""Entries in the rows of one person that count, the strongest: a robot that clicks on everything would cost as much as all others."""
 MULTIPLES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 """Of the mean diagonal of the Gram matrix: the regularisations that are compared."""
 LEAST_REGULARISATION = 1.0
@@ -39,14 +39,14 @@ LEAST_REGULARISATION = 1.0
 BLOCK = 1_000_000
 """Pairs of campaigns of one person, added up over people, that are multiplied at once: what bounds the memory."""
 DIGITS = 6
-MS_PER_DAY = 86_400_000
+DAY = timedelta(days=1)
 NOT_THEIRS = frozenset({Event.IMPRESSION})
 """What we did, not the person: learning from it would be learning from our own choices."""
 NEGATIVE = frozenset(event for event, weight in EVENT_WEIGHTS.items() if weight < 0)
 
 Matrix = NDArray[np.float64]
-Taste = Mapping[str, float]
-"""Campaign id to how strongly one person is tied to it, in (0, 1]."""
+Row = Mapping[str, float]
+"""Campaign id to how strongly a conversation, or a person apart from conversations, is tied to it, in (0, 1]."""
 
 
 class RelationsSummary(BaseModel):
@@ -69,34 +69,49 @@ class Learned:
     summary: RelationsSummary
 
 
-def tastes(
-    events: Iterable[tuple[str, str, str, int]], *, now_ms: int, half_life_days: float = HALF_LIFE_DAYS
-) -> Iterator[Taste]:
-    """What each person is tied to, from (user id, campaign id, event, UTC epoch ms), everything of one person in a row.
+def rows_of(
+    history: Sequence[Mapping[str, Any]], named: Mapping[str, Sequence[str]], *, now: datetime, half_life_days: float
+) -> list[Row]:
+    """A row for each of a person's conversations, and one for what they did apart from any; those with nothing in them are left out.
 
-    The strongest event counts, halved with every `half_life_days` between the newest and `now_ms`; impressions do not count, and
-    nothing does that a dismiss or an unsubscribe came after.
+    `history` and `named` are as for `conversations_of`. All that a conversation named or led to counts alike, apart from one the
+    strongest event of a campaign counts; either is halved with every `half_life_days` between the newest and `now`. Impressions do
+    not count, and nothing does that the person refused and did not engage with since.
     """
-    for _, theirs in groupby(events, key=itemgetter(0)):
+    conversations, apart = ties_of(history, named)
+    refused = _refused(chain(*conversations, apart))
+
+    def row(ties: Iterable[Tie], *, alike: bool) -> Row:
         weights: dict[str, float] = {}
-        newest: dict[str, int] = {}
-        refused: dict[str, int] = {}
-        for _, campaign, name, at_ms in theirs:
-            event = Event(name)
-            if event in NEGATIVE:
-                refused[campaign] = max(at_ms, refused.get(campaign, at_ms))
-            elif event not in NOT_THEIRS:
-                weights[campaign] = max(EVENT_WEIGHTS[event], weights.get(campaign, 0.0))
-                newest[campaign] = max(at_ms, newest.get(campaign, at_ms))
-        yield {
-            campaign: weight * 0.5 ** (max(now_ms - newest[campaign], 0) / MS_PER_DAY / half_life_days)
+        newest: dict[str, datetime] = {}
+        for campaign, event, at in ties:
+            if event in NOT_THEIRS or event in NEGATIVE or campaign in refused:
+                continue
+            weight = 1.0 if alike or event is None else EVENT_WEIGHTS[event]
+            weights[campaign] = max(weight, weights.get(campaign, 0.0))
+            newest[campaign] = max(at, newest.get(campaign, at))
+        return {
+            campaign: weight * 0.5 ** (max((now - newest[campaign]) / DAY, 0.0) / half_life_days)
             for campaign, weight in weights.items()
-            if campaign not in refused or refused[campaign] < newest[campaign]
         }
 
+    found = [row(ties, alike=True) for ties in conversations] + [row(apart, alike=False)]
+    return [each for each in found if each]
 
-def learn(people: Iterable[Taste], campaigns: Iterable[str]) -> Learned:
-    """Learn how `campaigns` go together; what `people` engaged with besides them does not count.
+
+def _refused(ties: Iterable[Tie]) -> set[str]:
+    """The campaigns that were refused and not engaged with since; to name one is not to engage with it."""
+    refusals: dict[str, datetime] = {}
+    engagements: dict[str, datetime] = {}
+    for campaign, event, at in ties:
+        if event is not None and event not in NOT_THEIRS:
+            times = refusals if event in NEGATIVE else engagements
+            times[campaign] = max(at, times.get(campaign, at))
+    return {campaign for campaign, at in refusals.items() if campaign not in engagements or engagements[campaign] <= at}
+
+
+def learn(people: Iterable[Sequence[Row]], campaigns: Iterable[str]) -> Learned:
+    """Learn how `campaigns` go together from the rows of people, person by person; other campaigns in them do not count.
 
     `people` is read once, in bounded memory; above `LARGEST` campaigns it is not read, and the summary says so.
     """
@@ -143,59 +158,91 @@ class CoEngagement:
     """What is to be known of all people together, whatever their number."""
 
     grams: Sequence[Matrix]
-    """XᵀX of each part of the people, shape (campaigns, campaigns); X has a row a person."""
+    """XᵀX of each part of the people, shape (campaigns, campaigns); X has all rows of all people."""
     support: NDArray[np.int32]
-    """How many people engaged with both, of the same shape; the diagonal is zero."""
+    """How many people have a row with both, of the same shape; the diagonal is zero."""
     people: int
 
 
-def co_engagement(people: Iterable[Taste], campaigns: Sequence[str], *, parts: int = 1) -> CoEngagement:
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Rows of whole people."""
+
+    rows: csr_array
+    person: NDArray[np.int64]
+    """Whose each row is, counted over all blocks."""
+
+
+def co_engagement(people: Iterable[Sequence[Row]], campaigns: Sequence[str], *, parts: int = 1) -> CoEngagement:
     """Add people up in so many parts, turn by turn."""
     size = len(campaigns)
     grams = [np.zeros((size, size)) for _ in range(parts)]
     support = np.zeros((size, size), dtype=np.int32)
     seen = 0
-    for rows in _blocks(people, {campaign: number for number, campaign in enumerate(campaigns)}):
+    for block in _blocks(people, {campaign: number for number, campaign in enumerate(campaigns)}):
         for part, gram in enumerate(grams):
-            _add_gram(gram, rows[(part - seen) % parts :: parts])
-        _add_gram(support, (rows > 0).astype(np.int32))
-        seen += rows.shape[0]
+            rows = block.rows[block.person % parts == part]
+            _add(gram, rows.T @ rows)
+        _add(support, _people_with_both(block))
+        seen = int(block.person[-1]) + 1
     np.fill_diagonal(support, 0)
     return CoEngagement(grams, support, seen)
 
 
-def _blocks(people: Iterable[Taste], numbers: Mapping[str, int]) -> "Iterator[csr_array]":
-    """The rows of X in blocks whose products fit in memory; who engaged with nothing has none."""
+def _blocks(people: Iterable[Sequence[Row]], numbers: Mapping[str, int]) -> Iterator[_Block]:
+    """The rows of X in blocks whose products fit in memory; who has nothing in their rows is no one."""
     from scipy.sparse import csr_array  # half a second to import: who only answers needs no matrix
 
     weights: list[float] = []
     columns: list[int] = []
-    ends = [0]
-    cost = 0
+    ends, person = [0], array("q")
+    seen, cost = 0, 0
 
-    def block() -> "csr_array":
-        return csr_array((weights, columns, ends), shape=(len(ends) - 1, len(numbers)))
+    def block() -> _Block:
+        return _Block(csr_array((weights, columns, ends), shape=(len(ends) - 1, len(numbers))), np.array(person))
 
-    for taste in people:
-        theirs = [(weight, numbers[campaign]) for campaign, weight in taste.items() if weight > 0 and campaign in numbers]
-        if not theirs:
-            continue
-        if len(theirs) > MOST_OF_ONE:
-            theirs = nlargest(MOST_OF_ONE, theirs)
-        weights += [weight for weight, _ in theirs]
-        columns += [column for _, column in theirs]
-        ends.append(len(columns))
-        cost += len(theirs) ** 2
+    for rows in people:
+        theirs = [
+            [(weight, numbers[campaign]) for campaign, weight in row.items() if weight > 0 and campaign in numbers]
+            for row in rows
+        ]
+        for row in _strongest_entries(theirs) if sum(map(len, theirs)) > MOST_OF_ONE else theirs:
+            if row:
+                weights += [weight for weight, _ in row]
+                columns += [column for _, column in row]
+                ends.append(len(columns))
+                person.append(seen)
+                cost += len(row) ** 2
+        if len(person) and person[-1] == seen:
+            seen += 1
         if cost >= BLOCK:
             yield block()
-            weights, columns, ends, cost = [], [], [0], 0
-    if len(ends) > 1:
+            weights, columns, ends, person, cost = [], [], [0], array("q"), 0
+    if len(person):
         yield block()
 
 
-def _add_gram(total: NDArray[np.float64] | NDArray[np.int32], rows: "csr_array") -> None:
-    product = (rows.T @ rows).tocoo()
-    total[product.row, product.col] += product.data  # each place once, so that nothing is lost
+def _strongest_entries(rows: Sequence[Sequence[tuple[float, int]]]) -> list[list[tuple[float, int]]]:
+    kept: list[list[tuple[float, int]]] = [[] for _ in rows]
+    for weight, column, number in nlargest(MOST_OF_ONE, ((*entry, number) for number, row in enumerate(rows) for entry in row)):
+        kept[number].append((weight, column))
+    return kept
+
+
+def _people_with_both(block: _Block) -> csr_array:
+    """How many people have a row with both, shape (campaigns, campaigns)."""
+    size = block.rows.shape[1]
+    of_person = np.repeat(block.person, np.diff(block.rows.indptr))
+    ties, column = np.unique(of_person * size + block.rows.indices, return_inverse=True)  # a column for each person and campaign
+    apart = csr_array((np.ones(len(column), np.int32), column, block.rows.indptr), shape=(len(block.person), len(ties)))
+    pairs = (apart.T @ apart).tocoo()  # a person and two campaigns: once, in however many rows
+    campaign = ties % size
+    return csr_array((np.ones(pairs.nnz, np.int32), (campaign[pairs.row], campaign[pairs.col])), shape=(size, size))
+
+
+def _add(total: NDArray[np.float64] | NDArray[np.int32], more: csr_array) -> None:
+    cells = more.tocoo()
+    total[cells.row, cells.col] += cells.data  # each place once, so that nothing is lost
 
 
 # -- from a matrix to relations ---------------------------------------------------------------------------------------------

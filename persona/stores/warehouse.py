@@ -217,7 +217,6 @@ GROUP BY day, event
 ORDER BY day, event
 """)
 
-EVENTS_BY_USER = text("SELECT user_id, campaign_id, event, at_ms FROM engagements ORDER BY user_id")
 
 FACT_COUNT = text("SELECT count(*) AS count FROM engagements")
 
@@ -305,7 +304,6 @@ BESIDE = "persona_beside"
 PING = text("SELECT 1 FROM pipeline_runs WHERE 1 = 0")
 
 IDS_PER_CALL = 1_000
-ROWS_PER_CALL = 10_000
 WRITES = "persona_writes"
 WRITE_ATTEMPTS = 4
 
@@ -443,12 +441,6 @@ class Warehouse:
     def events_by_day(self, days: int) -> list[tuple[str, str, int]]:
         """(ISO day, event, how many) of the newest `days` days with events, in order."""
         return [(row["day"], row["event"], int(row["n"])) for row in self._read(EVENTS_BY_DAY, days=days)]
-
-    def events_by_user(self) -> Iterator[tuple[str, str, str, int]]:
-        """(user id, campaign id, event, UTC epoch ms) of every fact, everything of one person in a row; read as it is asked for."""
-        with _translated(), self._reader.connect() as connection:
-            rows = connection.execution_options(yield_per=ROWS_PER_CALL).execute(EVENTS_BY_USER)
-            yield from rows
 
     def fact_count(self) -> int:
         """How many facts there are."""

@@ -34,7 +34,7 @@ def ranking_model(
     pipeline: dg.ResourceParam[Pipeline],
     warehouse: dg.ResourceParam[Warehouse],
 ) -> dg.MaterializeResult[None]:
-    """Weights of the channels, how well each campaign does and which go together, fitted on the warehouse."""
+    """Weights of the channels, how well each campaign does and which go together, fitted on the truth."""
     fitted = publication.fit_candidate(pipeline, warehouse, run_id=context.run.run_id)
     relations = fitted.model.relations
     return dg.MaterializeResult(

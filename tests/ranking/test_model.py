@@ -42,6 +42,17 @@ def test_a_learned_half_life_takes_the_place_of_the_default() -> None:
     assert model.strength_of("week_old") == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize(("fitted_days", "taste_days"), [(7.0, 30.0), (7.5, 30.0), (30.0, 120.0)])
+def test_tastes_last_four_times_as_long_as_popularity_and_a_month_at_least(fitted_days: float, taste_days: float) -> None:
+    model = fit([bucket("c", "click", 1)], facts=1, fingerprint="f", half_life_days=fitted_days)
+    assert model.taste_half_life_days == taste_days
+
+
+def test_a_model_is_as_of_the_end_of_its_newest_day() -> None:
+    assert fitted(bucket("c", "click", 1, day="2026-02-28")).as_of == datetime(2026, 3, 1, tzinfo=UTC)
+    assert fitted().as_of == datetime(1970, 1, 1, tzinfo=UTC)
+
+
 def test_the_prior_weights_are_shares_of_one() -> None:
     assert sum(PRIOR_WEIGHTS.values()) == pytest.approx(1)
     assert set(CHANNELS) <= set(PRIOR_WEIGHTS)

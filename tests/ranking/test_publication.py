@@ -85,6 +85,23 @@ def test_without_a_candidate_what_serves_goes_on_and_is_named(place: Place) -> N
     assert (published.decision.publish, published.in_force) == (False, first)
 
 
+def test_conversations_in_which_campaigns_are_named_relate_them(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publication, "PEOPLE_AT_ONCE", 2)
+    said = [("Is Offer c_0 like Offer c_3?", 0), ("Offer c_1?", 0), ("Offer c_2?", 86_400)]
+    place.world.put(
+        {"user_id": f"u_said_{person}", "timestamp": START + after, "event": "message", "message": text}
+        for person in range(3)
+        for text, after in said
+    )
+    place.fit(0, "c_1", "c_2")  # people without words are a row each
+    candidate = place.generations.candidate()
+    assert candidate and candidate["relations"]["people"] == 6
+    found = [each for _, related in place.pipeline.documents.relations.of(candidate["fingerprint"]) for each in related]
+    together = {("c_0", "c_3"), ("c_0", "c_1"), ("c_1", "c_3"), ("c_1", "c_2")}
+    assert {(each.campaign_id, each.related_id) for each in found} == together | {(b, a) for a, b in together}
+    assert {each.support for each in found} == {3}
+
+
 def test_relations_are_there_before_a_generation_serves(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.fit(0, "c_0", "c_1")
     first = place.publish()

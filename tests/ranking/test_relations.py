@@ -1,6 +1,8 @@
 """What relations are learned from whom: EASE against a dense solution, and what must not change it."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,23 +11,30 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from persona.ranking import relations
-from persona.ranking.relations import Taste, co_engagement, ease, learn, related_votes, tastes
+from persona.ranking.relations import Row, co_engagement, ease, learn, related_votes, rows_of
 from persona.schemas import Relation
 
 NAMES = [f"c_{number}" for number in range(12)]
-DAY = 86_400_000
+NOW = datetime(2026, 5, 1, tzinfo=UTC)
 
 
-def people(seed: int = 0, number: int = 80, names: Sequence[str] = NAMES) -> list[Taste]:
+def people(seed: int = 0, number: int = 80, names: Sequence[str] = NAMES, most_rows: int = 1) -> list[list[Row]]:
     dice = np.random.default_rng(seed)
     return [
-        {names[each]: float(dice.uniform(0.1, 1)) for each in dice.choice(len(names), size=3, replace=False)}
+        [
+            {names[each]: float(dice.uniform(0.1, 1)) for each in dice.choice(len(names), size=3, replace=False)}
+            for _ in range(dice.integers(1, most_rows, endpoint=True))
+        ]
         for _ in range(number)
     ]
 
 
-def dense(tastes_of: Sequence[Taste], names: Sequence[str] = NAMES) -> np.ndarray:
-    return np.array([[taste.get(name, 0.0) for name in names] for taste in tastes_of])
+def dense(rows: Sequence[Row], names: Sequence[str] = NAMES) -> np.ndarray:
+    return np.array([[row.get(name, 0.0) for name in names] for row in rows])
+
+
+def all_rows(everybody: Sequence[Sequence[Row]]) -> list[Row]:
+    return [row for rows in everybody for row in rows]
 
 
 def by_pair(found: Sequence[Relation]) -> dict[tuple[str, str], tuple[float, int]]:
@@ -36,7 +45,7 @@ def by_pair(found: Sequence[Relation]) -> dict[tuple[str, str], tuple[float, int
 
 
 def test_the_weights_are_those_of_the_constrained_ridge_regression() -> None:
-    x, regularisation = dense(people()), 7.0
+    x, regularisation = dense(all_rows(people())), 7.0
     weights = ease(x.T @ x, regularisation)
     for column in range(len(NAMES)):  # column by column: the others explain this one, ridge, in closed form
         others = np.arange(len(NAMES)) != column
@@ -47,7 +56,7 @@ def test_the_weights_are_those_of_the_constrained_ridge_regression() -> None:
 
 
 def test_no_other_weights_do_better() -> None:
-    x = dense(people(number=20), NAMES)[:, :3]
+    x = dense(all_rows(people(number=20)), NAMES)[:, :3]
     free = ~np.eye(3, dtype=bool)
 
     def loss(values: np.ndarray) -> float:
@@ -60,15 +69,22 @@ def test_no_other_weights_do_better() -> None:
 
 @pytest.mark.parametrize("block", [1, 50, 10**6])
 @pytest.mark.parametrize("parts", [1, 2])
-def test_people_are_added_up_the_same_in_blocks_of_any_size(block: int, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("most_rows", [1, 4])
+def test_people_are_added_up_the_same_in_blocks_of_any_size(
+    block: int, parts: int, most_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(relations, "BLOCK", block)
-    everybody = [*people(), {}, {"unknown": 1.0}]
-    x = dense(everybody)
-    found = co_engagement(iter(everybody), NAMES, parts=parts)
+    somebody = people(most_rows=most_rows)
+    nobody: list[list[Row]] = [[], [{}], [{"unknown": 1.0}]]
+    found = co_engagement(iter([*somebody[:7], *nobody, *somebody[7:]]), NAMES, parts=parts)
     assert found.people == 80
-    assert np.allclose(sum(found.grams), x.T @ x)
-    assert np.allclose(found.grams[0], x[:80:parts].T @ x[:80:parts])
-    together = (x > 0).astype(int).T @ (x > 0).astype(int)
+    for part, gram in enumerate(found.grams):  # all rows of a person are in one part
+        x = dense(all_rows(somebody[part::parts]))
+        assert np.allclose(gram, x.T @ x)
+    together = np.zeros((len(NAMES), len(NAMES)), dtype=int)
+    for rows in somebody:
+        x = (dense(rows) > 0).astype(int)
+        together += x.T @ x > 0
     assert (found.support == together - np.diag(together.diagonal())).all()
 
 
@@ -77,7 +93,7 @@ def test_people_are_added_up_the_same_in_blocks_of_any_size(block: int, parts: i
 
 def test_what_goes_together_is_related_and_what_does_not_is_not() -> None:
     pairs = [("sun", "sea"), ("loan", "card")]
-    found = learn([dict.fromkeys(pair, 1.0) for pair in pairs for _ in range(20)], ["sun", "sea", "loan", "card", "new"])
+    found = learn([[dict.fromkeys(pair, 1.0)] for pair in pairs for _ in range(20)], ["sun", "sea", "loan", "card", "new"])
     weights = by_pair(found.relations)
     assert set(weights) == {("sun", "sea"), ("sea", "sun"), ("loan", "card"), ("card", "loan")}
     assert all(0 < weight <= 1 and support == 20 for weight, support in weights.values())
@@ -85,12 +101,19 @@ def test_what_goes_together_is_related_and_what_does_not_is_not() -> None:
 
 
 def test_no_single_person_makes_a_relation() -> None:
-    alone = [{"a": 1.0, "b": 1.0}, *({name: 1.0} for name in "abcd" for _ in range(5)), *[{"c": 1.0, "d": 1.0}] * 2]
-    assert set(by_pair(learn(alone, "abcd").relations)) == {("c", "d"), ("d", "c")}
+    often = [[dict.fromkeys("ab", 1.0)] * 9]  # nine conversations of one person
+    twice = [[dict.fromkeys("cd", 1.0)]] * 2
+    found = learn([*often, *([{name: 1.0}] for name in "abcd" for _ in range(5)), *twice], "abcd")
+    assert set(by_pair(found.relations)) == {("c", "d"), ("d", "c")}
+    assert all(each.support == 2 for each in found.relations)
+
+
+def test_what_a_person_took_in_different_conversations_does_not_go_together() -> None:
+    assert learn([[{"a": 1.0}, {"b": 1.0}]] * 9, "ab").relations == []
 
 
 def test_every_weight_is_positive_and_supported_and_only_the_strongest_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    everybody = people(number=300)
+    everybody = people(number=300, most_rows=2)
     whole = learn(everybody, NAMES).relations
     together = co_engagement(everybody, NAMES).support
     for each in whole:
@@ -115,8 +138,8 @@ def test_too_many_campaigns_are_said_to_be_too_many_and_nobody_is_read(monkeypat
     assert learn(people(), NAMES).summary.left_out is None
 
 
-@pytest.mark.parametrize("nothing", [[], [{}], [{"a": 1.0}], [{"a": 1.0, "b": 0.0}]])
-def test_from_nothing_nothing_is_learned(nothing: list[Taste]) -> None:
+@pytest.mark.parametrize("nothing", [[], [[]], [[{}]], [[{"a": 1.0}]], [[{"a": 1.0, "b": 0.0}]]])
+def test_from_nothing_nothing_is_learned(nothing: list[list[Row]]) -> None:
     assert learn(nothing, ["a", "b"]).relations == []
     assert learn(nothing, []).relations == []
 
@@ -127,7 +150,7 @@ def test_from_nothing_nothing_is_learned(nothing: list[Taste]) -> None:
 @given(st.permutations(range(12)), st.integers(0, 100))
 @settings(max_examples=25, deadline=None)
 def test_the_order_of_campaigns_does_not_matter(order: list[int], seed: int) -> None:
-    x = dense(people(seed))
+    x = dense(all_rows(people(seed)))
     gram = x.T @ x
     shuffled = ease(gram[np.ix_(order, order)].copy(), 5.0)
     assert np.allclose(shuffled, ease(gram.copy(), 5.0)[np.ix_(order, order)])
@@ -144,24 +167,62 @@ def test_people_who_have_nothing_in_common_with_the_others_do_not_change_what_re
     assert (ours.support[:12, :12] == everybody.support[:12, :12]).all() and not everybody.support[:12, 12:].any()
 
 
-def test_a_robot_that_engages_with_everything_costs_no_more_than_its_strongest(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_robot_that_engages_with_everything_costs_no_more_than_its_strongest(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(relations, "MOST_OF_ONE", 2)
-    robot = {name: (number + 1) / 12 for number, name in enumerate(NAMES)}
-    assert co_engagement([robot], NAMES).support.sum() == 2
+    weak = [{name: (number + 1) / 24 for number, name in enumerate(NAMES)}] * (rows - 1)
+    robot = [*weak, {name: (number + 1) / 12 for number, name in enumerate(NAMES)}]
+    found = co_engagement([robot], NAMES)
+    assert found.support.sum() == 2 and found.grams[0].trace() == pytest.approx(1 + (11 / 12) ** 2)
 
 
-# -- from events ------------------------------------------------------------------------------------------------------------
+# -- from a history ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_taste_is_the_strongest_event_halved_by_age() -> None:
-    events = [
-        ("u_1", "a", "impression", 0), ("u_1", "b", "click", 10 * DAY), ("u_1", "b", "conversion", 0), ("u_1", "c", "open", 0),
-        ("u_2", "a", "conversion", 0), ("u_2", "a", "dismiss", DAY), ("u_2", "b", "dismiss", 0), ("u_2", "b", "click", DAY),
-        ("u_2", "c", "unsubscribe", 0),
-        ("u_3", "a", "impression", 0),
-    ]  # fmt: skip
-    found = list(tastes(events, now_ms=10 * DAY, half_life_days=10))
-    assert found == [{"b": 1.0, "c": pytest.approx(0.1)}, {"b": pytest.approx(0.5 * 0.5**0.9)}, {}]
+def did(days: float, event: str, campaign: str | None = None, text: str | None = None, talk: str | None = None) -> dict[str, Any]:
+    fields = {"campaign_id": campaign, "text_hash": text, "conversation_id": talk}
+    at = NOW - timedelta(days=days)
+    return {"_id": f"{days}", "timestamp": at, "event": event, **{name: value for name, value in fields.items() if value}}
+
+
+def rows(*history: dict[str, Any], **named: list[str]) -> list[Row]:
+    return rows_of(history, named, now=NOW, half_life_days=10)
+
+
+def test_without_words_a_person_is_one_row_of_the_strongest_events_halved_by_age() -> None:
+    found = rows(
+        did(10, "impression", "a"), did(10, "conversion", "b"), did(10, "open", "c"), did(0, "click", "b"), did(-5, "click", "d"),
+    )  # fmt: skip
+    assert found == [{"b": 1.0, "c": pytest.approx(0.1), "d": 0.5}]
+    assert rows(did(3, "impression", "a")) == rows() == []
+
+
+def test_what_was_refused_counts_only_where_it_was_engaged_with_since() -> None:
+    found = rows(
+        did(10, "conversion", "a"),
+        did(10, "dismiss", "b"),
+        did(10, "unsubscribe", "c"),
+        did(9, "dismiss", "a"),
+        did(9, "click", "b"),
+    )
+    assert found == [{"b": pytest.approx(0.5 * 0.5**0.9)}]
+    talked = [did(30, "message", text="x", talk="t"), did(20, "click", "a", talk="t"), did(0, "dismiss", "a")]
+    assert rows(*talked, x=["a", "b"]) == [{"b": 0.125}]  # named and clicked on, refused in the end
+    assert rows(did(20, "dismiss", "a"), *talked[:1], x=["a"]) == rows(did(0, "dismiss", "a"), *talked[:1], x=["a"]) == []
+
+
+def test_each_conversation_is_a_row_in_which_naming_and_engaging_are_alike_and_the_rest_is_another() -> None:
+    found = rows(
+        did(30, "message", text="x", talk="t_1"), did(30, "click", "b", talk="t_1"), did(30, "impression", "c", talk="t_1"),
+        did(20, "message", text="y"), did(20, "open", "b"), did(10, "message", text="z", talk="t_3"), did(10, "click", "d"),
+        did(0, "open", "e", talk="t_1"), did(0, "message", text="x"),
+        x=["a"], y=["a", "b"],
+    )  # fmt: skip
+    assert found == [{"a": 0.125, "b": 0.125, "e": 1.0}, {"a": 0.25, "b": 0.25}, {"d": 0.5}, {"a": 1.0}]
+    found = rows(did(30, "message", text="x"), did(20, "click", "b"), did(20, "conversion", "c"), x=["a"])
+    assert found == [{"a": 0.125}, {"b": 0.125, "c": 0.25}]  # long after it, so by no conversation
 
 
 # -- what a history points to -----------------------------------------------------------------------------------------------

@@ -319,6 +319,7 @@ def test_what_a_text_names_is_replaced_and_goes_with_the_text(documents: Documen
     assert stored.mentions(["a", "b", "c", "d"]) == {"a": ("c_1", "c_2"), "b": ("c_1",)}
     stored.put_mentions({"a": ["c_3"], "c": ["c_1"]})
     assert stored.mentions(["a", "b", "c"]) == {"a": ("c_3",), "b": ("c_1",), "c": ("c_1",)}
+    assert sorted(stored.mentioned_campaigns()) == ["c_1", "c_3"]
     stored.put_mentions({"c": []})
     [stray] = stored.stray_mentions()
     assert stray == ["b"] and stored.forget_mentions(stray) == 1

@@ -7,9 +7,7 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from itertools import groupby
 from multiprocessing.synchronize import Event
-from operator import itemgetter
 from pathlib import Path
 from threading import Barrier
 
@@ -18,7 +16,6 @@ from sqlalchemy import create_engine, text
 
 from persona.errors import LeaseLost, PersonaError, StoreRefused, StoreUnavailable
 from persona.schemas import DayBucket, Fact
-from persona.stores import warehouse as store
 from persona.stores.warehouse import StageRun, Warehouse, open_warehouse
 from tests.stores.conftest import NAUGHTY_IDS
 
@@ -54,15 +51,6 @@ def execute(url: str, statement: str) -> None:
     with engine.begin() as connection:
         connection.execute(text(statement))
     engine.dispose()
-
-
-def test_events_come_person_by_person_however_many_there_are(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "ROWS_PER_CALL", 7)
-    facts = [fact(n) for n in range(60)] + [fact(100 + n, user=user) for n, user in enumerate(NAUGHTY_IDS)]
-    warehouse.insert_facts(facts)
-    events = list(warehouse.events_by_user())
-    assert sorted(events) == sorted((one.user_id, one.campaign_id, one.event, one.at_ms) for one in facts)
-    assert len([user for user, _ in groupby(events, key=itemgetter(0))]) == 11 + len(NAUGHTY_IDS)
 
 
 def test_writing_twice_is_writing_once(warehouse: Warehouse) -> None:
