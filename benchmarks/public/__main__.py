@@ -25,12 +25,14 @@ def main() -> None:
     kinds.add_parser("redial", help="new people, by what they say").add_argument(
         "--data", type=Path, default=default, help="the folder with campaigns.json and drops/"
     )
-    kinds.add_parser("drift", help="events alone, of changing fashions")
+    kinds.add_parser("drift", help="events alone, of changing fashions").add_argument(
+        "--seed", type=int, default=1, help="of the world that is generated"
+    )
     options = arguments.parse_args()
     if options.kind == "redial":
         report(*redial.run(options.data.resolve()), redial.CONTENDERS)
     else:
-        report(*drift.run(), drift.CONTENDERS)
+        report(*drift.run(options.seed), drift.CONTENDERS)
 
 
 def report(task: Task, answers: Ints, windows: Sequence[Task], contenders: Mapping[str, Sequence[Contender]]) -> None:

@@ -10,7 +10,7 @@ from implicit.cpu.als import AlternatingLeastSquares
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfVectorizer
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from benchmarks.public.scoring import DEPTH, Bools, Floats, Ints, measure
 
@@ -173,11 +173,10 @@ class Als:
     def scores(self, task: Task) -> Floats:
         """After fifteen alternations."""
         settings = {"factors": self.factors, "regularization": self.regularisation, "alpha": self.confidence}
-        model = AlternatingLeastSquares(**settings, iterations=15, random_state=0)
-        asked = csr_matrix(task.asked(), dtype=np.float32)
         with threadpool_limits(1, "blas"):  # the library has threads of its own, and the two get in each other's way
+            model = AlternatingLeastSquares(**settings, iterations=15, random_state=0)
             model.fit(csr_matrix(task.learned(), dtype=np.float32), show_progress=False)
-            people = model.recalculate_user(np.arange(task.shape[0]), asked)
+            people = model.recalculate_user(np.arange(task.shape[0]), csr_matrix(task.asked(), dtype=np.float32))
         return np.asarray(people @ model.item_factors.T, dtype=np.float64)
 
 

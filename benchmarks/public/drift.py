@@ -12,7 +12,7 @@ from benchmarks.public.contenders import Als, Contender, Ease, EaseAndPopularity
 from benchmarks.public.product import Record, answers_in, as_ranked, persona, records_of, write_lines
 from benchmarks.public.scoring import Bools, Ints
 
-EVENTS, USERS, CAMPAIGNS, SEED = 40_000, 1_500, 240, 1
+EVENTS, USERS, CAMPAIGNS = 40_000, 1_500, 240
 CUT, CUT_BEFORE = 0.8, 0.64
 """Shares of the events that are known: to everyone, and where settings are chosen on what follows up to the cut."""
 WEIGHTS = {"conversion": 1.0, "click": 0.5}
@@ -37,37 +37,31 @@ CONTENDERS: Mapping[str, Sequence[Contender]] = {
 }
 
 
-def run() -> tuple[Task, Ints, list[Task]]:
+def run(seed: int) -> tuple[Task, Ints, list[Task]]:
     """Judge the product on everyone who converts after the cut; return the task, its answers, and an earlier window."""
     with home() as settings:
         made = settings.home / "made"
-        sizes = ("--messages", EVENTS, "--users", USERS, "--campaigns", CAMPAIGNS, "--seed", SEED)
+        sizes = ("--messages", EVENTS, "--users", USERS, "--campaigns", CAMPAIGNS, "--seed", seed)
         persona("generate", "--drift", *map(str, sizes), "--into", made, "--catalogs", made)
         (drop,) = made.glob("*.jsonl")
         records = sorted(records_of(drop), key=lambda record: str(record["timestamp"]))
         catalog = orjson.loads((made / "campaigns.json").read_bytes())
         campaigns = {campaign["campaign_id"]: number for number, campaign in enumerate(catalog)}
-        task, users = _task(records, round(CUT * len(records)), campaigns)
-        answers = _answers(records[: round(CUT * len(records))], catalog, users, campaigns, settings.home, settings.drops)
-    before = records[: round(CUT * len(records))]
-    window, _ = _task(before, round(CUT_BEFORE * len(records)), campaigns)
-    return task, as_ranked(_untaken(answers, task.taken)), [window]
+        known, before = records[: round(CUT * len(records))], round(CUT_BEFORE * len(records))
+
+        task, users = _task(records, len(known), campaigns)
+        offered = settings.home / "campaigns.json"
+        offered.write_bytes(orjson.dumps([{name: campaign[name] for name in TASTE} for campaign in catalog]))
+        persona("catalog", offered)
+        write_lines(settings.drops / "known.jsonl", known)
+        persona("materialize")
+        lists = _answers(users, campaigns, settings.home)
+    return task, as_ranked(_untaken(lists, task.taken)), [_task(known, before, campaigns)[0]]
 
 
-def _answers(
-    known: Sequence[Record],
-    catalog: Sequence[Record],
-    users: Sequence[str],
-    campaigns: Mapping[str, int],
-    folder: Path,
-    drops: Path,
-) -> list[list[int]]:
-    """All campaigns for each: what a person has taken is struck out afterwards, as it is for every contender."""
-    offered, questions, answers = folder / "campaigns.json", folder / "users.txt", folder / "answers.jsonl"
-    offered.write_bytes(orjson.dumps([{name: campaign[name] for name in TASTE} for campaign in catalog]))
-    persona("catalog", offered)
-    write_lines(drops / "known.jsonl", known)
-    persona("materialize")
+def _answers(users: Sequence[str], campaigns: Mapping[str, int], folder: Path) -> list[list[int]]:
+    """All campaigns for each: what a person has met is struck out afterwards, as it is for every contender."""
+    questions, answers = folder / "users.txt", folder / "answers.jsonl"
     questions.write_text("\n".join(users), encoding="utf-8")
     persona("recommend", "--users", questions, "--k", str(len(campaigns)), "--output", answers)
     return answers_in(answers, users, "user_id", campaigns)

