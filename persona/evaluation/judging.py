@@ -18,7 +18,7 @@ from persona.evaluation.report import Figures, Judged, Report
 from persona.evaluation.splits import Window, rolling_windows
 from persona.ranking.channels import Candidate
 from persona.ranking.decay import choose_half_life
-from persona.ranking.fusion import fuse
+from persona.ranking.fusion import fused_order
 from persona.ranking.model import PRIOR_WEIGHTS, Judgement, RankingModel, fit
 from persona.ranking.tuning import Tuned, TuningQuery
 from persona.schemas import DayBucket
@@ -87,8 +87,8 @@ class Asking:
         for query in self.queries:
             proposals = {days: self.replay.proposals(query, model) for days, model in by_half_life.items()}
             for name, recipe in recipes.items():
-                fused = fuse(proposals[recipe.half_life_days], recipe.weights)
-                rankings[name].append([item.campaign_id for item in fused[: metrics.DEPTH + len(query.taken)]])
+                order = fused_order(proposals[recipe.half_life_days], recipe.weights)
+                rankings[name].append(order[: metrics.DEPTH + len(query.taken)])
         return rankings
 
     def by_baseline(self, baseline: Baseline) -> list[list[str]]:
