@@ -46,7 +46,7 @@ NEGATIVE = frozenset(event for event, weight in EVENT_WEIGHTS.items() if weight 
 
 Matrix = NDArray[np.float64]
 Row = Mapping[str, float]
-"""Campaign id to how strongly a conversation, or a person apart from conversations, is tied to it, in (0, 1]."""
+"""Campaign id to how strongly a conversation, or a person, is tied to it, in (0, 1]."""
 
 
 class RelationsSummary(BaseModel):
@@ -72,14 +72,15 @@ class Learned:
 def rows_of(
     history: Sequence[Mapping[str, Any]], named: Mapping[str, Sequence[str]], *, now: datetime, half_life_days: float
 ) -> list[Row]:
-    """A row for each of a person's conversations, and one for what they did apart from any; those with nothing in them are left out.
+    """A row for each of a person's conversations, and one for all that they did; those with nothing in them are left out.
 
-    `history` and `named` are as for `conversations_of`. All that a conversation named or led to counts alike, apart from one the
-    strongest event of a campaign counts; either is halved with every `half_life_days` between the newest and `now`. Impressions do
+    `history` and `named` are as for `conversations_of`. All that a conversation named or led to counts alike, of all that was done
+    the strongest event of a campaign; either is halved with every `half_life_days` between the newest and `now`. Impressions do
     not count, and nothing does that the person refused and did not engage with since.
     """
     conversations, apart = ties_of(history, named)
-    refused = _refused(chain(*conversations, apart))
+    everything = list(chain(*conversations, apart))
+    refused = _refused(everything)
 
     def row(ties: Iterable[Tie], *, alike: bool) -> Row:
         weights: dict[str, float] = {}
@@ -95,7 +96,8 @@ def rows_of(
             for campaign, weight in weights.items()
         }
 
-    found = [row(ties, alike=True) for ties in conversations] + [row(apart, alike=False)]
+    done = [tie for tie in everything if tie.event is not None]
+    found = [row(ties, alike=True) for ties in conversations] + [row(done, alike=False)]
     return [each for each in found if each]
 
 
@@ -160,7 +162,7 @@ class CoEngagement:
     grams: Sequence[Matrix]
     """XᵀX of each part of the people, shape (campaigns, campaigns); X has all rows of all people."""
     support: NDArray[np.int32]
-    """How many people have a row with both, of the same shape; the diagonal is zero."""
+    """How many people have both in their rows, of the same shape; the diagonal is zero."""
     people: int
 
 
@@ -168,7 +170,7 @@ class CoEngagement:
 class _Block:
     """Rows of whole people."""
 
-    rows: csr_array
+    rows: "csr_array"
     person: NDArray[np.int64]
     """Whose each row is, counted over all blocks."""
 
@@ -183,7 +185,8 @@ def co_engagement(people: Iterable[Sequence[Row]], campaigns: Sequence[str], *, 
         for part, gram in enumerate(grams):
             rows = block.rows[block.person % parts == part]
             _add(gram, rows.T @ rows)
-        _add(support, _people_with_both(block))
+        people_of_block = _people(block)
+        _add(support, people_of_block.T @ people_of_block)
         seen = int(block.person[-1]) + 1
     np.fill_diagonal(support, 0)
     return CoEngagement(grams, support, seen)
@@ -229,18 +232,18 @@ def _strongest_entries(rows: Sequence[Sequence[tuple[float, int]]]) -> list[list
     return kept
 
 
-def _people_with_both(block: _Block) -> csr_array:
-    """How many people have a row with both, shape (campaigns, campaigns)."""
+def _people(block: _Block) -> "csr_array":
+    """Which campaigns are in any row of each person, shape (people, campaigns)."""
+    from scipy.sparse import csr_array
+
     size = block.rows.shape[1]
-    of_person = np.repeat(block.person, np.diff(block.rows.indptr))
-    ties, column = np.unique(of_person * size + block.rows.indices, return_inverse=True)  # a column for each person and campaign
-    apart = csr_array((np.ones(len(column), np.int32), column, block.rows.indptr), shape=(len(block.person), len(ties)))
-    pairs = (apart.T @ apart).tocoo()  # a person and two campaigns: once, in however many rows
-    campaign = ties % size
-    return csr_array((np.ones(pairs.nnz, np.int32), (campaign[pairs.row], campaign[pairs.col])), shape=(size, size))
+    of_person = np.repeat(block.person - block.person[0], np.diff(block.rows.indptr))
+    ties = np.unique(of_person * size + block.rows.indices)
+    people = int(block.person[-1] - block.person[0]) + 1
+    return csr_array((np.ones(len(ties), np.int32), divmod(ties, size)), shape=(people, size))
 
 
-def _add(total: NDArray[np.float64] | NDArray[np.int32], more: csr_array) -> None:
+def _add(total: NDArray[np.float64] | NDArray[np.int32], more: "csr_array") -> None:
     cells = more.tocoo()
     total[cells.row, cells.col] += cells.data  # each place once, so that nothing is lost
 

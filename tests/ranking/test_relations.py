@@ -83,8 +83,8 @@ def test_people_are_added_up_the_same_in_blocks_of_any_size(
         assert np.allclose(gram, x.T @ x)
     together = np.zeros((len(NAMES), len(NAMES)), dtype=int)
     for rows in somebody:
-        x = (dense(rows) > 0).astype(int)
-        together += x.T @ x > 0
+        has = (dense(rows) > 0).any(axis=0)
+        together += np.outer(has, has)
     assert (found.support == together - np.diag(together.diagonal())).all()
 
 
@@ -213,14 +213,15 @@ def test_what_was_refused_counts_only_where_it_was_engaged_with_since() -> None:
     assert rows(did(20, "dismiss", "a"), *talked[:1], x=["a"]) == rows(did(0, "dismiss", "a"), *talked[:1], x=["a"]) == []
 
 
-def test_each_conversation_is_a_row_in_which_naming_and_engaging_are_alike_and_the_rest_is_another() -> None:
+def test_each_conversation_is_a_row_in_which_naming_and_engaging_are_alike_and_all_that_was_done_is_another() -> None:
     found = rows(
         did(30, "message", text="x", talk="t_1"), did(30, "click", "b", talk="t_1"), did(30, "impression", "c", talk="t_1"),
         did(20, "message", text="y"), did(20, "open", "b"), did(10, "message", text="z", talk="t_3"), did(10, "click", "d"),
         did(0, "open", "e", talk="t_1"), did(0, "message", text="x"),
         x=["a"], y=["a", "b"],
     )  # fmt: skip
-    assert found == [{"a": 0.125, "b": 0.125, "e": 1.0}, {"a": 0.25, "b": 0.25}, {"d": 0.5}, {"a": 1.0}]
+    done = {"b": 0.125, "d": 0.25, "e": 0.2}
+    assert found == [{"a": 0.125, "b": 0.125, "e": 1.0}, {"a": 0.25, "b": 0.25}, {"d": 0.5}, {"a": 1.0}, done]
     found = rows(did(30, "message", text="x"), did(20, "click", "b"), did(20, "conversion", "c"), x=["a"])
     assert found == [{"a": 0.125}, {"b": 0.125, "c": 0.25}]  # long after it, so by no conversation
 
