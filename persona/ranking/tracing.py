@@ -2,13 +2,16 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
+from datetime import datetime
+from heapq import nlargest
 from typing import Any, Protocol
 
+from persona.projections.engagements import EVENT_WEIGHTS
+from persona.schemas import Event
 from persona.stores.documents.ledger import Entry
 
 LIMIT = 10
-"""So many records are named of all that a part of the evidence rests on, the newest."""
+"""So many records are named of each kind that a part of the evidence rests on."""
 RESTS_ON_WORDS = frozenset({"similar_users", "similar_conversations", "content"})
 """Channels that look for what is like the person's messages as a whole."""
 
@@ -19,6 +22,7 @@ class OwnRecords(Protocol):
     """What tracing asks of the records: always one person's."""
 
     def newest_messages(self, user_id: str, *, limit: int) -> list[dict[str, Any]]: ...
+    def done_with(self, user_id: str, campaign_id: str) -> list[dict[str, Any]]: ...
     def naming(self, user_id: str, campaign_id: str, *, limit: int) -> list[dict[str, Any]]: ...
     def expressing(self, user_id: str, intent: str, *, limit: int) -> list[dict[str, Any]]: ...
     def between(self, user_id: str, campaign_id: str, *, limit: int) -> list[dict[str, Any]]: ...
@@ -66,15 +70,19 @@ class Trail:
                 return []
 
     def _tying(self, user_id: str, campaign_id: str) -> list[dict[str, Any]]:
-        """What the person did with a campaign or said of it: either may be what its weight in their history comes from."""
-        done = [record for record in self.records.between(user_id, campaign_id, limit=LIMIT) if "campaign_id" in record]
-        by_id = {record["_id"]: record for record in (*done, *self.records.naming(user_id, campaign_id, limit=LIMIT))}
-        return sorted(by_id.values(), key=itemgetter("timestamp"), reverse=True)[:LIMIT]
+        """What gives a campaign its weight in the person's history: what they did with it, the strongest first, and said of it."""
+        done = nlargest(LIMIT, self.records.done_with(user_id, campaign_id), key=_strength)
+        named = self.records.naming(user_id, campaign_id, limit=LIMIT)
+        return list({record["_id"]: record for record in (*done, *named)}.values())
 
     def _sources(self, records: Iterable[Document]) -> dict[str, dict[str, Any]]:
         by_id = {record["_id"]: record for record in records}
         drops = {entry.id: entry for entry in self.arrivals.get(sorted({record["drop"] for record in by_id.values()}))}
         return {key: _source(record, drops.get(record["drop"])) for key, record in by_id.items()}
+
+
+def _strength(record: Document) -> tuple[float, datetime]:
+    return EVENT_WEIGHTS[Event(record["event"])], record["timestamp"]
 
 
 def _source(record: Document, drop: Entry | None) -> dict[str, Any]:

@@ -177,6 +177,12 @@ class World:
         self._up("mongodb")
         return self.customers.get(user_id)
 
+    def done_with(self, user_id: str, campaign_id: str) -> list[dict[str, Any]]:
+        self._up("mongodb")
+        return [
+            record for record in self.history(user_id) if record["campaign_id"] == campaign_id and record["event"] != "impression"
+        ]
+
     def naming(self, user_id: str, campaign_id: str, *, limit: int) -> list[dict[str, Any]]:
         self._up("mongodb")
         return self._naming(user_id, campaign_id)[:limit]

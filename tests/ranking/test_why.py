@@ -181,9 +181,13 @@ def test_each_part_of_the_evidence_is_traced_to_all_that_it_counts(world: World)
     related = world.why("u_1", "c_3").evidence
     [part] = [part for part in related if part["channel"] == "related"]
     assert (part["because"], part["weight"], part["run_id"]) == ("c_1", 0.5, "run-0")
-    world.records_of["u_1"] = [one for one in world.records_of["u_1"] if "c_1" not in one.get("names", ())]
+    world.records_of["u_1"] = [record(20 + n, "click", campaign_id="c_2") for n in range(LIMIT)] + [
+        record(4, names=["c_2"]), record(5, "impression", campaign_id="c_2"), record(90, "conversion", campaign_id="c_2"),
+    ]  # fmt: skip
     [part] = [part for part in world.why("u_1", "c_3").evidence if part["channel"] == "related"]
-    assert [source["message_id"] for source in part["sources"]] == ["m_1", "m_5"]
+    sources["related"] = [source["message_id"] for source in part["sources"]]
+    assert sources["related"][0] == "m_90"
+    assert "m_4" in sources["related"] and "m_5" not in sources["related"]
 
 
 def test_a_drop_is_told_by_its_hash_whoever_it_is_named_after(world: World) -> None:

@@ -605,6 +605,7 @@ def test_where_a_persons_records_came_from_is_told_of_that_person_alone(document
             record("c1", hours=2, event="click", campaign_id="c_1"),
             record("c2", hours=2, event="click", campaign_id="c_2"),
             record("all", hours=4, event="unsubscribe"),
+            record("seen", hours=1, event="impression", campaign_id="c_2"),
             record("other", hours=9, user_id="v", text_hash="t", message="words", event="click", campaign_id="c_1"),
         ]
     )
@@ -616,6 +617,7 @@ def test_where_a_persons_records_came_from_is_told_of_that_person_alone(document
     assert ids(records.newest_messages("u", limit=9)) == ["m2", "m1"]
     assert ids(records.newest_messages("u", limit=1)) == ["m2"]
     assert ids(records.between("u", "c_1", limit=9)) == ["all", "c1"]
+    assert ids(records.done_with("u", "c_2")) == ["c2"]
     found = records.newest_messages("u", limit=9)[-1]
     assert (found["drop"], found["line"], found["event"]) == ("d1", 7, "message")
 

@@ -66,7 +66,7 @@ FACT = {
     "user_id": 1, "timestamp": 1, "text_hash": 1, "drop": 1, "event": 1, "campaign_id": 1, "intent": 1, "channel": 1, "value": 1,
 }  # fmt: skip
 LOOKED_THROUGH = 5_000
-"""Messages of one person, the newest, that are searched for what was found in their words."""
+"""Records of one person, the newest, that are looked at where not all of them are asked for."""
 ORIGIN = {"timestamp": 1, "event": 1, "campaign_id": 1, "drop": 1, "line": 1}
 
 SAID: dict[str, Any] = {"user_id": 1, "timestamp": 1, "text_hash": 1, "conversation_id": 1, "characters": CHARACTERS}
@@ -353,6 +353,12 @@ class Records:
         """This person's newest records that concern this campaign (fields of `ORIGIN`), newest first: an unsubscribe from all does."""
         concerning = [{"campaign_id": campaign_id}, {"event": Event.UNSUBSCRIBE, "campaign_id": {"$exists": False}}]
         return self._newest({"user_id": user_id, "$or": concerning}, limit=limit)
+
+    def done_with(self, user_id: str, campaign_id: str) -> list[dict[str, Any]]:
+        """All that this person did with this campaign (fields of `ORIGIN`), newest first; being shown it is none of their doing."""
+        return self._newest(
+            {"user_id": user_id, "campaign_id": campaign_id, "event": {"$ne": Event.IMPRESSION}}, limit=LOOKED_THROUGH
+        )
 
     def naming(self, user_id: str, campaign_id: str, *, limit: int) -> list[dict[str, Any]]:
         """This person's newest messages whose words name this campaign (fields of `ORIGIN`), newest first."""
