@@ -156,8 +156,11 @@ def _answers(catalog: Path, drops: Sequence[Path], asked: Sequence[Conversation]
         persona("materialize")
         questions, answers = settings.home / "questions.jsonl", settings.home / "answers.jsonl"
         write_lines(questions, ({"id": one.conversation_id, "texts": one.before} for one in asked))
-        persona("recommend", "--texts", questions, "--k", str(DEPTH), "--output", answers)
-        return as_ranked(answers_in(answers, [one.conversation_id for one in asked], "id", campaigns))
+        deep = DEPTH + max(len(one.named_before) for one in asked)
+        persona("recommend", "--texts", questions, "--k", str(deep), "--output", answers)
+        ranked = answers_in(answers, [one.conversation_id for one in asked], "id", campaigns)
+    new = zip(ranked, asked, strict=True)
+    return as_ranked([[campaign for campaign in answer if campaign not in one.named_before] for answer, one in new])
 
 
 def _campaigns(catalog: Path, drops: Sequence[Path]) -> tuple[dict[str, int], dict[int, str]]:

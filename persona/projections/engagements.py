@@ -17,8 +17,8 @@ EVENT_WEIGHTS: dict[Event, float] = {
     Event.UNSUBSCRIBE: -1.0,
 }
 """How strongly an event ties a person to a campaign, in [-1, 1]."""
-MENTION_WEIGHT = 0.5
-"""How strongly naming a campaign ties a person to it, on the scale of the events."""
+MENTION_WEIGHT = 1.0
+"""How strongly naming a campaign ties a conversation to it, on the scale of the events: people name what they care for."""
 EVENT_NAMES = tuple(event.value for event in Event)
 
 

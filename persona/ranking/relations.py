@@ -28,8 +28,6 @@ COMPARED_UP_TO = 2_000
 """Campaigns up to which the regularisation is chosen by comparison: each that is tried costs two inversions."""
 STRONGEST = 100
 """Relations kept of each campaign."""
-MIN_SUPPORT = 2
-"""People who must have engaged with both: a relation shows no single person's history."""
 MOST_OF_ONE = 1_000
 """Entries in the rows of one person that count, the strongest: a robot that clicks on everything would cost as much as all others."""
 MULTIPLES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
@@ -293,7 +291,7 @@ def _error(weights: Matrix, gram: Matrix) -> float:
 def _strongest(campaigns: Sequence[str], weights: Matrix, support: NDArray[np.int32]) -> Iterator[Relation]:
     for number, campaign in enumerate(campaigns):
         of_this = np.round(weights[number], DIGITS)
-        supported = np.flatnonzero((of_this > 0) & (support[number] >= MIN_SUPPORT))
+        supported = np.flatnonzero((of_this > 0) & (support[number] > 0))
         best = supported[np.argsort(-of_this[supported], kind="stable")][:STRONGEST]
         for other in best:
             yield Relation(campaign, campaigns[other], float(of_this[other]), int(support[number, other]))

@@ -15,6 +15,8 @@ ENOUGH_QUERIES = 50
 """With fewer the prior is kept: what would be learned is noise."""
 PRIOR_QUERIES = 100
 """The prior counts like this many queries."""
+CERTAIN = 1.96
+"""Standard errors that a gain has to be above zero."""
 TRIALS = 60
 """Mixtures tried in each round."""
 SPREADS = (2.0, 1.0, 0.5, 0.25)
@@ -46,7 +48,7 @@ class Tuned:
     queries: int
     """How many queries they were tuned on; 0: they are the prior."""
     gain: float
-    """By how much the weights improve the objective on those queries over the prior, in [0, 1]."""
+    """By how much weights learned from either half of the queries improve the objective on the other over the prior, in [0, 1]."""
 
 
 def tune(queries: Sequence[TuningQuery], *, prior: Mapping[str, float], seed: int) -> Tuned:
@@ -55,7 +57,10 @@ def tune(queries: Sequence[TuningQuery], *, prior: Mapping[str, float], seed: in
     The objective is the mean over queries of NDCG@5, Recall@20 (over min(20, relevant)) and NDCG@100, averaged. The search is
     random and narrows around the best (a fixed number of trials, the same for the same `seed`); n queries count n against the
     prior's 100. Channels outside the prior, with weight 0 in it, or without a proposal in any query keep the prior's weight.
-    With fewer than 50 queries that have an answer, or without a gain, the prior comes back.
+
+    What is found is believed only where weights found in the same way on either half of the queries do better on the other half than
+    the prior, with all of the gain's 95 % interval above zero. Otherwise, and with fewer than 50 queries that have an answer, the
+    prior comes back. Queries of one person are to stand together, so that the halves share few people.
     """
     asked = [query for query in queries if query.relevant - query.taken]
     proposing = {channel for query in asked for channel, candidates in query.proposals.items() if candidates}
@@ -65,13 +70,14 @@ def tune(queries: Sequence[TuningQuery], *, prior: Mapping[str, float], seed: in
         return unchanged
     tables = [_Table.of(query, channels) for query in asked]
     start = np.array([prior[channel] for channel in channels])
-    best = _search(tables, start / start.sum(), np.random.default_rng(seed))
-    trust = len(asked) / (len(asked) + PRIOR_QUERIES)
-    shrunk = trust * best * start.sum() + (1 - trust) * start
-    before, after = _objective(tables, np.stack([start, shrunk]))
-    if after <= before:
+    half = len(tables) // 2
+    halves = (tables[:half], tables[half:])
+    gains = np.concatenate([_gains(other, start, _learned(mine, start, seed)) for mine, other in (halves, halves[::-1])])
+    gain, error = float(gains.mean()), float(gains.std() / np.sqrt(len(gains)))
+    if gain <= CERTAIN * error:
         return unchanged
-    return Tuned({**prior, **dict(zip(channels, shrunk.tolist(), strict=True))}, len(asked), float(after - before))
+    weights = _learned(tables, start, seed)
+    return Tuned({**prior, **dict(zip(channels, weights.tolist(), strict=True))}, len(asked), gain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +134,19 @@ def _objective(tables: Sequence[_Table], mixtures: Mixtures) -> Weights:
     for table in tables:
         total += table.quality(unit)
     return total / len(tables)
+
+
+def _gains(tables: Sequence[_Table], before: Weights, after: Weights) -> Weights:
+    """By how much each query is answered better."""
+    mixtures = np.stack([before, after]) / before.sum()
+    qualities = (np.broadcast_to(table.quality(mixtures), 2) for table in tables)
+    return np.array([after - before for before, after in qualities])
+
+
+def _learned(tables: Sequence[_Table], start: Weights, seed: int) -> Weights:
+    best = _search(tables, start / start.sum(), np.random.default_rng(seed))
+    trust = len(tables) / (len(tables) + PRIOR_QUERIES)
+    return np.asarray(trust * best * start.sum() + (1 - trust) * start)
 
 
 def _search(tables: Sequence[_Table], start: Weights, random: np.random.Generator) -> Weights:

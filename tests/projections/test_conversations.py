@@ -120,9 +120,9 @@ def test_a_message_that_names_a_campaign_is_an_outcome_and_the_strongest_event_c
     ]
 
 
-def test_what_was_named_is_an_outcome_unless_an_event_says_more() -> None:
+def test_what_was_named_is_an_outcome_unless_it_was_refused() -> None:
     assert outcomes(said(0, "xy"), said(100, "x")) == [{"c_1": MENTION_WEIGHT, "c_2": MENTION_WEIGHT}, {}]
-    for event, strength in (("impression", MENTION_WEIGHT), ("reply", EVENT_WEIGHTS[Event.REPLY]), ("dismiss", -1.0)):
+    for event, strength in (("impression", MENTION_WEIGHT), ("conversion", 1.0), ("dismiss", -1.0)):
         found = outcomes(said(0, "xy"), happened(1, event=event, campaign_id="c_1"))
         assert found == [{"c_1": strength, "c_2": MENTION_WEIGHT}]
     assert outcomes(happened(0, event="dismiss", campaign_id="c_1"), said(1, "xy"))[0]["c_1"] == MENTION_WEIGHT

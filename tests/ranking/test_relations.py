@@ -100,14 +100,6 @@ def test_what_goes_together_is_related_and_what_does_not_is_not() -> None:
     assert (found.summary.people, found.summary.campaigns, found.summary.relations) == (40, 5, 4)
 
 
-def test_no_single_person_makes_a_relation() -> None:
-    often = [[dict.fromkeys("ab", 1.0)] * 9]  # nine conversations of one person
-    twice = [[dict.fromkeys("cd", 1.0)]] * 2
-    found = learn([*often, *([{name: 1.0}] for name in "abcd" for _ in range(5)), *twice], "abcd")
-    assert set(by_pair(found.relations)) == {("c", "d"), ("d", "c")}
-    assert all(each.support == 2 for each in found.relations)
-
-
 def test_what_a_person_took_in_different_conversations_does_not_go_together() -> None:
     assert learn([[{"a": 1.0}, {"b": 1.0}]] * 9, "ab").relations == []
 
