@@ -25,11 +25,14 @@ down: $(INSTALLED) ## stop all of it
 status: $(INSTALLED) ## what runs
 	@$(BIN)/persona status
 
+# two at a time, each with servers of its own: they wait more than they compute
+PYTEST = $(BIN)/pytest -n 2 --dist loadfile
+
 test: $(INSTALLED) ## the fast tests
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: $(INSTALLED) ## every test
-	$(BIN)/pytest
+	$(PYTEST)
 
 lint: $(INSTALLED) ## format, lint, arrows between packages
 	$(BIN)/ruff format --check .
