@@ -10,6 +10,8 @@ from persona_cli.pipeline import open_pipeline
 from tests.cli.conftest import Answer, Command
 from tests.worlds import content, differences, everything, generated, learned, put_drop, said
 
+pytestmark = pytest.mark.slow
+
 
 def in_force(persona: Command) -> str:
     [row] = [row for row in persona("generations", "list", "--json").lines if row["in_force"]]

@@ -51,6 +51,7 @@ def test_each_line_gets_its_intents_under_its_id_or_none(persona: Command) -> No
     assert done.out == "" and len((persona.folder / "answers.jsonl").read_bytes().splitlines()) == 3
 
 
+@pytest.mark.slow
 def test_intents_that_only_drops_gave_are_learned_by_materialize(persona: Command) -> None:
     said = [f"where is my {thing} now" for thing in ("card", "phone", "letter", "parcel", "key")]
     drop = [{"user_id": "u", "message": text, "timestamp": 1_700_000_000 + n, "intent": "lost"} for n, text in enumerate(said)]
