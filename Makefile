@@ -25,11 +25,14 @@ down: $(INSTALLED) ## stop all of it
 status: $(INSTALLED) ## what runs
 	@$(BIN)/persona status
 
+# two at a time, each with servers of its own: they wait more than they compute
+PYTEST = $(BIN)/pytest -n 2 --dist loadfile
+
 test: $(INSTALLED) ## the fast tests
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: $(INSTALLED) ## every test
-	$(BIN)/pytest
+	$(PYTEST)
 
 lint: $(INSTALLED) ## format, lint, arrows between packages
 	$(BIN)/ruff format --check .
@@ -43,9 +46,12 @@ lock: $(INSTALLED) ## pin the newest versions that fit together
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --all-extras --no-header --no-emit-index-url \
 		--upgrade --quiet --output-file requirements.lock pyproject.toml
 
-bench: $(INSTALLED) ## the pipeline's speed beside its bounds
+bench: $(INSTALLED) ## the speed of pipeline, intake and ranking
 	$(BIN)/python -m benchmarks.pipeline
 	$(BIN)/python -m benchmarks.intake
+	$(BIN)/python -m benchmarks.mentions
+	$(BIN)/python -m benchmarks.intents
+	$(BIN)/python -m benchmarks.ranking
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -31,7 +31,7 @@ class NotFound(PersonaError):
 
 
 class Busy(PersonaError):
-    """Another run holds the lease; the message names it."""
+    """Another run holds the lease, or too many wait for the same already; the message says which."""
 
     code = "busy"
     exit_code = 4

@@ -120,11 +120,9 @@ class Customer(BaseModel):
     consent: bool | dict[ChannelName, bool] = False
     suppressed: bool = False
 
-    def consents_to(self, channel: str | None) -> bool:
-        """Whether the person agreed to be addressed on `channel` (None: on any)."""
-        if isinstance(self.consent, bool):
-            return self.consent
-        return any(self.consent.values()) if channel is None else self.consent.get(channel, False)
+    def consents_to(self, channel: str) -> bool:
+        """Whether the person agreed to be addressed on `channel`."""
+        return self.consent if isinstance(self.consent, bool) else self.consent.get(channel, False)
 
 
 # -- what the projections hand to the stores ----------------------------------------------------------------------------
@@ -158,6 +156,17 @@ class ExpressedIntent:
 
 
 @dataclass(frozen=True, slots=True)
+class Mention:
+    """How often and when last a person's messages named a campaign."""
+
+    campaign_id: str
+    count: int
+    """Messages that name it."""
+    last_at_ms: int
+    last_message_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class UserProfile:
     """A person's recency-weighted mean vector over their newest messages."""
 
@@ -165,6 +174,17 @@ class UserProfile:
     vector: Vector
     messages: int
     last_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """The words with which a conversation of several messages opens."""
+
+    conversation_id: str
+    user_id: str
+    said: str
+    """Names the messages that it is made of, in their order."""
+    words: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +216,18 @@ class Fact:
     at_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """That people who engage with one campaign engage with another, learned by a model."""
+
+    campaign_id: str
+    related_id: str
+    weight: float
+    """Positive: what engagement with the first adds to the expected engagement with the second."""
+    support: int
+    """How many people engaged with both."""
+
+
 # -- what retrieval brings back -----------------------------------------------------------------------------------------
 
 
@@ -216,6 +248,23 @@ class NeighbourVote:
     score: float
     """Sum over neighbours of similarity x engagement weight x recency decay."""
     users: int
+
+
+@dataclass(frozen=True, slots=True)
+class RelatedVote:
+    """How strongly a history points to one campaign."""
+
+    campaign_id: str
+    score: float
+    """Sum over the history of its weight x the relation's."""
+    because: str
+    """The campaign of the history that adds most."""
+    support: int
+    """How many people engaged with that one and this."""
+    weight: float
+    """Of the relation between the two."""
+    run_id: str
+    """The run that learned it; empty where it was learned for a comparison."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,3 +303,63 @@ class Answer(BaseModel):
     as_of: datetime | None
     known_user: bool
     degraded: list[str] = Field(default_factory=list)
+    holdout: bool = False
+    """Whether the person is held out: offered what does well with everyone, for comparison."""
+
+
+class Why(BaseModel):
+    """Why a person is offered one campaign, or why not."""
+
+    user_id: str
+    campaign_id: str
+    offered: bool
+    rank: int | None
+    """In the whole ranking, however many are asked for; None where it is not offered."""
+    ranking_score: float | None
+    """As in the answer; None where no channel proposes it."""
+    rule: str | None
+    """The code of what keeps it out; None where it is offered."""
+    reason: str
+    evidence: list[dict[str, Any]]
+    """As in the answer, each part with its `sources`: message_id, drop, line, run_id, at."""
+    history: list[dict[str, Any]]
+    """What passed between the two: `event`, and the fields of a source."""
+    generation: str | None
+    as_of: datetime | None
+    known_user: bool
+    degraded: list[str] = Field(default_factory=list)
+    holdout: bool = False
+
+
+class Member(BaseModel):
+    """One person of an audience."""
+
+    user_id: str
+    rank: int
+    score: float
+    """The campaign's ranking score in the person's own answer."""
+
+
+class Audience(BaseModel):
+    """Whom to show a campaign, best first."""
+
+    campaign_id: str
+    audience: list[Member]
+    generation: str | None
+    degraded: list[str] = Field(default_factory=list)
+
+
+class SimilarPerson(BaseModel):
+    """Someone with similar conversations."""
+
+    user_id: str
+    rank: int
+    similarity: float
+    """Cosine of the two profiles."""
+
+
+class SimilarPeople(BaseModel):
+    """Who is similar to a person, nearest first."""
+
+    user_id: str
+    similar: list[SimilarPerson]

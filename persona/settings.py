@@ -90,8 +90,14 @@ class Settings(BaseSettings):
     embedding_model: str = Field(default=BUNDLED_MODEL, validation_alias="EMBEDDING_MODEL")
     embedding_dim: int | None = Field(default=None, gt=0, validation_alias="EMBEDDING_DIM")
     embedding_precision: Literal["fp32", "bf16"] = Field(default="fp32", validation_alias="EMBEDDING_PRECISION")
-    intent_threshold: float = Field(default=0.45, ge=0, le=1)
+    intent_threshold: float = Field(default=0.35, ge=0, le=1)
+    ranking_margin: float = Field(default=0.02, ge=0, le=1)
+    ranking_jump: float = Field(default=0.2, gt=0, le=1)
     repeat_conversions: bool = Field(default=False, validation_alias="REPEAT_CONVERSIONS")
+    category_limit: int | None = Field(default=None, ge=1)
+    diversity_lambda: float = Field(default=1, ge=0, le=1)
+    holdout_percent: float = Field(default=0, ge=0, le=100)
+    holdout_salt: str = Field(default="holdout")
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO")
 

@@ -25,6 +25,7 @@ Record = dict[str, Any]
 """One line of a drop, or one entry of a catalog, as it is written."""
 
 SPAN = timedelta(days=30)
+DRIFT_SPAN = timedelta(days=120)
 MESSAGES_PER_USER = 8
 CAMPAIGNS_PER_TASTE = 4
 CHANNELS = ("chat", "email", "sms", "push", "web", "voice", "social", "in_app")
@@ -257,15 +258,19 @@ class Synthetic:
     """A world that can be told again: `records` gives the same every time, remembering no more than each user's conversions."""
 
     messages: int
+    """How many messages; where popularity drifts, how many events."""
     users: int
     campaigns: int
     seed: int
     end: datetime
+    drift: bool = False
+    """Events without a word instead of talk, on campaigns that come into fashion and go out of it."""
 
     @property
     def name(self) -> str:
         """Differs between worlds with different records, so their ids and files never collide."""
-        world = f"{self.messages}/{self.users}/{self.campaigns}/{self.seed}/{self.end.isoformat()}"
+        kind = "/drift" if self.drift else ""
+        world = f"{self.messages}/{self.users}/{self.campaigns}/{self.seed}/{self.end.isoformat()}{kind}"
         return f"{self.seed}-{hashlib.sha256(world.encode()).hexdigest()[:6]}"
 
     def campaign_catalog(self) -> list[Record]:
@@ -293,8 +298,15 @@ class Synthetic:
                 "suppressed": rng.random() < 0.02,
             }
 
+    def counted(self, record: Record) -> bool:
+        """Whether the record is one of the `messages`, and not something that follows one."""
+        return self.drift or "message" in record
+
     def records(self) -> Iterator[Record]:
-        """Every record, roughly by time: `messages` messages and the events that follow them."""
+        """Every record, roughly by time: `messages` messages and the events that follow them, or the events alone."""
+        return self._drifting() if self.drift else self._talk()
+
+    def _talk(self) -> Iterator[Record]:
         rng = Random(f"{self.seed}/records")
         catalog = self.campaign_catalog()
         pushed = _popularity(self.seed, self.campaigns)
@@ -365,12 +377,71 @@ class Synthetic:
                     basket = round(rng.lognormvariate(3.6, 0.6), 2)
                     yield record(user, at + rng.randint(60, 1200), channel, **offer, event="conversion", value=basket)
 
+    def _drifting(self) -> Iterator[Record]:
+        """People come and go, each for a fifth of the time, and take within their tastes what is in fashion on the day."""
+        rng = Random(f"{self.seed}/drift")
+        fashions = [_Fashion.draw(rng) for _ in range(self.campaigns)]
+        own = [range(taste, self.campaigns, len(TASTES)) for taste in range(len(TASTES))]
+        begin = self.end - DRIFT_SPAN
+        taken: dict[int, int] = {}  # user -> bit set of campaigns
+        day, everything, shelves = -1, _Choice(range(0), []), [_Choice(range(0), [])]
+        for number in range(self.messages):
+            elapsed = DRIFT_SPAN * (number / self.messages)
+            if elapsed.days != day:
+                day = elapsed.days
+                now = [fashion.on(day) for fashion in fashions]
+                everything = _Choice.among(range(self.campaigns), now)
+                shelves = [_Choice.among(campaigns, now) if campaigns else everything for campaigns in own]
+            user = int(self.users * (0.8 * number / self.messages + 0.2 * rng.random() ** 1.5))
+            likes = _person(self.seed, user)
+            shelf = shelves[rng.choices(likes.tastes, likes.weights)[0]] if rng.random() < 0.75 else everything
+            campaign = _something_new(rng, shelf, everything, taken.get(user, 0))
+            taken[user] = taken.get(user, 0) | 1 << campaign
+            fits = campaign % len(TASTES) in likes.tastes
+            event = rng.choices(("conversion", "click", "dismiss"), (65, 34, 1) if fits else (50, 40, 10))[0]
+            yield {
+                "user_id": _user_id(user), "campaign_id": _campaign_id(campaign), "event": event, "channel": likes.channel,
+                "timestamp": (begin + elapsed).isoformat(timespec="seconds").replace("+00:00", "Z"),
+                "message_id": f"d_{self.name}_{number:06d}",
+            }  # fmt: skip
+
+
+def _something_new(rng: Random, shelf: _Choice, everything: _Choice, taken: int) -> int:
+    """A campaign that is not in the bit set `taken`: from the shelf, else from everything, else any."""
+    for choice in (shelf,) * 4 + (everything,) * 8:
+        drawn = choice.draw(rng)
+        if not taken >> drawn & 1:
+            return drawn
+    return rng.choice(everything.campaigns)
+
+
+class _Fashion(NamedTuple):
+    launched: float
+    size: float
+    days: float
+
+    @classmethod
+    def draw(cls, rng: Random) -> "_Fashion":
+        return cls(rng.uniform(-60, DRIFT_SPAN.days - 5), rng.lognormvariate(0, 1), rng.uniform(3, 30))
+
+    def on(self, day: int) -> float:
+        """How much the campaign is asked for: nothing before its launch, most after `days` days, ever less from then on."""
+        age = max(day - self.launched, 0.0) / self.days
+        return self.size * (age * math.exp(1 - age) + 0.03 * min(age, 1.0)) + 1e-6
+
 
 def generate(
-    *, messages: int = 300, users: int | None = None, campaigns: int | None = None, seed: int = 7, end: datetime | None = None
+    *,
+    messages: int = 300,
+    users: int | None = None,
+    campaigns: int | None = None,
+    seed: int = 7,
+    end: datetime | None = None,
+    drift: bool = False,
 ) -> Synthetic:
     """Lay out a world of `messages` messages and the events around them, over the 30 days before `end` (default: this hour).
 
+    With `drift` it is `messages` events without a word, over 120 days in which campaigns come into fashion and go out of it.
     `users` defaults to an eighth of `messages`, `campaigns` to four for each of the twelve tastes. The same arguments always
     give the same world. Raises `InvalidInput` for a count below one.
     """
@@ -383,6 +454,7 @@ def generate(
         campaigns=campaigns or CAMPAIGNS_PER_TASTE * len(TASTES),
         seed=seed,
         end=(end or datetime.now(UTC).replace(minute=0, second=0, microsecond=0)).astimezone(UTC),
+        drift=drift,
     )
 
 
@@ -415,9 +487,9 @@ def write(
         path = drops_dir / f"synthetic-{synthetic.name}-{part:03d}-of-{drops:03d}{suffix}"
         last_message = part * synthetic.messages // drops
         with _whole_file(path, compress=compress) as file:
-            while waiting is not None and not ("message" in waiting and messages >= last_message):
+            while waiting is not None and not (synthetic.counted(waiting) and messages >= last_message):
                 file.write(orjson.dumps(waiting, option=orjson.OPT_APPEND_NEWLINE))
-                if "message" in waiting:
+                if synthetic.counted(waiting):
                     messages += 1
                     if progress and messages % 1000 == 0:
                         progress(messages)

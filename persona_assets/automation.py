@@ -24,7 +24,9 @@ from persona_assets.runs import close_orphaned_runs, is_under_way, seconds_to_wa
 TICK_SECONDS = Settings().sensor_seconds
 
 drops_job = dg.define_asset_job("drops_job", selection=dg.AssetSelection.assets(*DRAINING_ASSETS))
-ranking_job = dg.define_asset_job("ranking_job", selection=dg.AssetSelection.assets("ranking_model", "generation"))
+ranking_job = dg.define_asset_job(
+    "ranking_job", selection=dg.AssetSelection.assets("lessons", "ranking_model", "ranking_evaluation", "generation")
+)
 
 
 @dg.op

@@ -9,7 +9,7 @@ import structlog
 from persona.logs import configure_logs
 from persona.settings import Settings
 from persona_assets import automation, resources
-from persona_assets.assets import intake, language, projections, ranking
+from persona_assets.assets import intake, language, learning, projections, ranking
 from persona_assets.checks import intake as intake_checks
 from persona_assets.checks import language as language_checks
 from persona_assets.checks import projections as projection_checks
@@ -22,7 +22,7 @@ def build_definitions(resource_overrides: Mapping[str, Any] | None = None) -> dg
     warehouse = resources.WarehouseResource()
     cache = resources.CacheResource()
     return dg.Definitions(
-        assets=dg.load_assets_from_modules([intake, language, projections, ranking], include_specs=True),
+        assets=dg.load_assets_from_modules([intake, language, learning, projections, ranking], include_specs=True),
         asset_checks=dg.load_asset_checks_from_modules([intake_checks, language_checks, projection_checks, ranking_checks]),
         jobs=[automation.drops_job, automation.ranking_job, automation.audit],
         sensors=[automation.drops_sensor, automation.ranking_sensor],

@@ -9,6 +9,7 @@ import dagster as dg
 import pandas as pd
 from matplotlib.figure import Figure
 
+from persona.evaluation.report import Report, picture
 from persona.ranking.model import RankingModel
 
 TOP = 12
@@ -40,6 +41,11 @@ def top_campaigns(model: RankingModel) -> dg.MarkdownMetadataValue:
     axes.set_yticks(places, labels=[campaign[:24] for campaign, _ in best], parse_math=False)
     axes.set_xlabel(f"engagement, half-life {model.half_life_days:g} days")
     return _picture(figure, "top campaigns")
+
+
+def advantage(report: Report) -> dg.MarkdownMetadataValue:
+    """How much better the evaluated model is than what it was compared with."""
+    return _picture(picture(report), "advantage of the candidate")
 
 
 def _picture(figure: Figure, title: str) -> dg.MarkdownMetadataValue:

@@ -26,6 +26,7 @@ def catalog(
     with open_pipeline(Settings()) as pipeline, pipeline.lease(run_id, "catalog") as lease:
         for file in files:
             name, entries = load_catalog(pipeline.documents, file, lease, run_id=run_id)
+            pipeline.announce(run_id)
             loaded.append({"file": str(file), "catalog": name, "entries": entries})
         version = pipeline.documents.catalog.version()
     lines = [f"{item['file']}: {item['entries']} {item['catalog']}" for item in loaded]

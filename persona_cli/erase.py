@@ -4,6 +4,7 @@ import uuid
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from persona.privacy import erasure
 from persona.privacy import scrub as scrubbing
@@ -44,4 +45,4 @@ def _text(proof: erasure.Proof) -> str:
         lines.append(f"scrubbed: the id stands in {len(found_in)} files under PERSONA_HOME")
         lines += [f"  {path}" for path in found_in]
     lines.append(f"proof {proof['erasure']}")
-    return "\n".join(lines).replace("[", "\\[")
+    return escape("\n".join(lines))

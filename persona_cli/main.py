@@ -10,14 +10,19 @@ from persona.errors import InvalidInput, PersonaError
 from persona.logs import configure_logs
 from persona.settings import Settings
 from persona_cli import (
+    audience,
     backup,
     catalog,
     doctor,
     erase,
+    evaluate,
     export,
     generate,
+    generations,
     ingest,
+    intents,
     materialize,
+    offpolicy,
     output,
     platform,
     quarantine,
@@ -26,6 +31,7 @@ from persona_cli import (
     restore,
     serve,
     stores,
+    why,
 )
 
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]  # Typer carries its own Click and names only the subclass
@@ -39,6 +45,7 @@ app = typer.Typer(
 )
 app.add_typer(stores.app, name="stores")
 app.add_typer(quarantine.app, name="quarantine")
+app.add_typer(generations.app, name="generations")
 for command in (
     platform.up,
     platform.down,
@@ -49,6 +56,11 @@ for command in (
     ingest.ingest,
     materialize.materialize,
     recommend.recommend,
+    why.why,
+    audience.audience,
+    intents.intents,
+    evaluate.evaluate,
+    offpolicy.offpolicy,
     rebuild.rebuild,
     export.export,
     erase.erase,

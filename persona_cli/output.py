@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from persona.errors import PersonaError
@@ -48,9 +49,9 @@ def fail(error: PersonaError) -> int:
     if State.json:
         emit({"error": {"code": error.code, "message": error.message, "hint": error.hint}}, "")
     else:
-        stderr.print(f"[bold red]error[/]: {_escaped(error.message)}")
+        stderr.print(f"[bold red]error[/]: {escape(error.message)}")
         if error.hint:
-            stderr.print(f"[dim]{_escaped(error.hint)}[/]")
+            stderr.print(f"[dim]{escape(error.hint)}[/]")
     return error.exit_code
 
 
@@ -84,7 +85,3 @@ def steps() -> Iterator[Steps]:
         SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=stderr, transient=True
     ) as progress:
         yield Steps(progress)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", "\\[")

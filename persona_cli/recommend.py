@@ -1,102 +1,61 @@
 """`persona recommend`: answers in this process, from the same stores and by the same code as over HTTP."""
 
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
-import orjson
+import numpy as np
 import typer
 
-from persona.errors import EmbeddingMismatch, InvalidInput, NotFound
-from persona.language import intents
+from persona.errors import InvalidInput
 from persona.language.lazy import LazyEncoder
-from persona.ranking.recommender import Query, Recommender, Snapshot, load_snapshot
+from persona.pipeline.labelling import classifier_to_ask
+from persona.projections.conversations import in_one
+from persona.ranking.recommender import Query
 from persona.settings import Settings
-from persona.stores.documents import Documents
-from persona.stores.opening import documents_of, graph_of, vectors_of
-from persona_cli.options import Json
-from persona_cli.output import State, emit_lines, stdout, steps
+from persona_cli.answering import Answering, open_answering
+from persona_cli.options import AsOf, Channel, Json
+from persona_cli.output import steps
+from persona_cli.texts import asked_in, lines_of, write_answers
 
 
 def recommend(
     users: Annotated[list[str] | None, typer.Argument(help="User ids.")] = None,
     users_file: Annotated[Path | None, typer.Option("--users", help="A file with one user id a line.")] = None,
-    texts_file: Annotated[Path | None, typer.Option("--texts", help='JSON lines of {"id", "texts": […]}.')] = None,
+    texts_file: Annotated[
+        Path | None, typer.Option("--texts", help='JSON lines of {"id", "texts": […]} or {"id", "text"}.')
+    ] = None,
     k: Annotated[int, typer.Option(min=1, max=1000, help="How many offers.")] = 5,
-    channel: Annotated[str | None, typer.Option(help="Only what may be offered on this channel.")] = None,
+    channel: Channel = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Campaigns to leave out.")] = None,
-    as_of: Annotated[datetime | None, typer.Option(help="What was running, capped and consented then (UTC).")] = None,
+    as_of: AsOf = None,
     output: Annotated[Path | None, typer.Option(help="Write JSON lines there.")] = None,
     json: Json = False,
 ) -> None:
     """What to offer whom, and why."""
-    wanted = list(users or []) + (_lines(users_file) if users_file else [])
+    wanted = list(users or []) + (lines_of(users_file) if users_file else [])
     if not wanted and not texts_file:
         raise InvalidInput("nobody to recommend to", hint="Name users, or give --users FILE or --texts FILE.")
-    at = as_of.replace(tzinfo=UTC) if as_of and as_of.tzinfo is None else as_of
-    query = Query(k=k, channel=channel.lower() if channel else None, exclude=frozenset(exclude or ()), at=at)
+    query = Query(k=k, channel=channel, exclude=frozenset(exclude or ()), at=as_of)
     settings = Settings()
-    with _opened(settings) as (documents, recommender, snapshot), steps() as step:
+    with open_answering(settings) as here, steps() as step:
         answers: list[Iterator[dict[str, Any]]] = [
-            (recommender.for_user(user, query, snapshot).model_dump(mode="json") for user in wanted)
+            (here.recommender.for_user(user, query, here.snapshot).model_dump(mode="json") for user in wanted)
         ]
         if texts_file:
-            answers.append(_for_texts(texts_file, settings, documents, recommender, query, snapshot))
-        _write(chain.from_iterable(answers), output, lambda done: step.count("answers", done))
+            answers.append(_for_texts(texts_file, settings, here, query))
+        write_answers(chain.from_iterable(answers), output, _text, lambda done: step.count("answers", done))
 
 
-@contextmanager
-def _opened(settings: Settings) -> Iterator[tuple[Documents, Recommender, Snapshot]]:
-    with (
-        documents_of(settings) as documents,
-        vectors_of(settings, version=documents.embeddings.collections_in_use()) as vectors,
-        graph_of(settings) as graph,
-    ):
-        recommender = Recommender(vectors, graph, documents.records, documents.catalog, settings.repeat_conversions)
-        yield documents, recommender, load_snapshot(documents)
-
-
-def _for_texts(
-    file: Path, settings: Settings, documents: Documents, recommender: Recommender, query: Query, snapshot: Snapshot
-) -> Iterator[dict[str, Any]]:
+def _for_texts(file: Path, settings: Settings, here: Answering, query: Query) -> Iterator[dict[str, Any]]:
     encoder = LazyEncoder(settings)
-    stored = documents.embeddings.model()
-    if stored not in (None, (encoder.fingerprint, encoder.dimension)):
-        raise EmbeddingMismatch(
-            f"the stored vectors are {stored}, the settings name {encoder.fingerprint}",
-            hint="Set EMBEDDING_MODEL and EMBEDDING_DIM back, or run `persona rebuild embeddings`.",
-        )
-    definitions = documents.catalog.intents()
-    examples = {definition.intent: encoder.encode(intents.definition_texts(definition)) for definition in definitions}
-    classifier = intents.NearestExamples.fit(examples, threshold=settings.intent_threshold)
-    for number, line in enumerate(_lines(file), 1):
-        try:
-            asked = orjson.loads(line)
-            texts = [str(text) for text in asked["texts"]]
-        except (orjson.JSONDecodeError, KeyError, TypeError):
-            raise InvalidInput(f'{file}, line {number}: not {{"id", "texts": […]}}') from None
-        vectors = encoder.encode(texts)
-        found = [guess.intent for guess in classifier.classify(vectors) if guess]
-        yield {"id": asked.get("id"), **recommender.for_texts(vectors, found, query, snapshot).model_dump(mode="json")}
-
-
-def _write(answers: Iterator[dict[str, Any]], output: Path | None, progress: Any) -> None:
-    if output is None and State.json:
-        emit_lines(answers)
-        return
-    if output is None:
-        for answer in answers:
-            stdout.print(_text(answer), markup=False, soft_wrap=True)
-        return
-    with open(output, "wb") as file:
-        for done, answer in enumerate(answers, 1):
-            file.write(orjson.dumps(answer, option=orjson.OPT_APPEND_NEWLINE))
-            progress(done)
-    print(output, file=sys.stderr)
+    classifier = classifier_to_ask(here.documents, encoder)
+    for asked in asked_in(file):
+        *each, together = encoder.encode([*asked.texts, in_one(asked.texts or [""])])
+        found = [guess.intent for guess in classifier.classify(np.array(each), settings.intent_threshold) if guess]
+        answer = here.recommender.for_texts(asked.texts, together if asked.texts else None, found, query, here.snapshot)
+        yield {"id": asked.id, **answer.model_dump(mode="json")}
 
 
 def _text(answer: dict[str, Any]) -> str:
@@ -108,9 +67,3 @@ def _text(answer: dict[str, Any]) -> str:
         for offer in answer["recommendations"]
     ]
     return "\n".join(lines)
-
-
-def _lines(file: Path) -> list[str]:
-    if not file.is_file():
-        raise NotFound(f"no such file: {file}")
-    return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]

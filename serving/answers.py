@@ -2,15 +2,17 @@
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Literal
 
 import orjson
 
 from persona.errors import StoreUnavailable
-from persona.ranking.recommender import Query, Recommender
+from persona.ranking.recommender import Degraded, Query, Recommender
+from persona.ranking.tracing import Trail
 from persona.schemas import Answer
-from persona.stores.cache import Cache
+from persona.stores.cache import Cache, epoch_of
 from serving.guard import THREADS, Guard
 from serving.snapshots import Current, Snapshots
 
@@ -21,8 +23,11 @@ WITHOUT_EVIDENCE = {"recommendations": {"__all__": {"evidence"}}}
 class Answers:
     """Answers as the bytes that leave."""
 
-    def __init__(self, recommender: Recommender, cache: Guard[Cache], snapshots: Snapshots, *, ttl_seconds: float) -> None:
+    def __init__(
+        self, recommender: Recommender, trail: Trail, cache: Guard[Cache], snapshots: Snapshots, *, ttl_seconds: float
+    ) -> None:
         self._recommender = recommender
+        self._trail = trail
         self._cache = cache
         self._snapshots = snapshots
         self._ttl = ttl_seconds
@@ -33,39 +38,83 @@ class Answers:
 
         Raises `StoreUnavailable` when there is nothing to answer from.
         """
-        current = self._snapshots.current
-        if current is None:
-            raise StoreUnavailable("mongodb", "the campaigns have not been loaded yet")
         if query.exclude:
-            return _json(await self._computed(user_id, query, current), "computed", explain=explain)
-        field = orjson.dumps([query.k, query.channel, explain]).decode()
+            current = await self._snapshots.catch_up()
+            answer, _ = await self._computed(user_id, query, current)
+            return _json(answer, "computed", explain=explain)
+        # whoever has other rules, as after a restart with other settings, has other answers
+        field = orjson.dumps([query.k, query.channel, explain, self._recommender.rules]).decode()
         version = None
         try:
-            cached, version = await self._cache.ask(lambda cache: cache.read(user_id, current.scope, field))
+            current, cached, version = await self._read(user_id, field)
             if cached is not None:
                 return cached
         except StoreUnavailable:
-            pass
-        answer = await self._computed(user_id, query, current)
-        if version is None or not await self._kept(user_id, field, answer, current, version=version, explain=explain):
+            current = await self._snapshots.catch_up()
+        answer, until = await self._computed(user_id, query, current)
+        if version is None or not await self._kept(user_id, field, answer, current, until, version=version, explain=explain):
             answer.degraded = sorted({*answer.degraded, self._cache.name})
         return _json(answer, "computed", explain=explain)
+
+    async def why(self, user_id: str, campaign_id: str, query: Query) -> bytes:
+        """Why this person is offered this campaign or why not, as JSON. Answers that were kept and may say otherwise are dropped.
+
+        Raises `NotFound` for an unknown campaign, `StoreUnavailable` when there is nothing to answer from.
+        """
+        current = await self._snapshots.catch_up()
+        loop, ask = asyncio.get_running_loop(), self._recommender.why
+        found = await loop.run_in_executor(self._threads, ask, user_id, campaign_id, query, current.snapshot, self._trail)
+        with suppress(StoreUnavailable):  # then nothing that was kept can be served either
+            await self._cache.ask(lambda cache: cache.evict([user_id]))
+        return orjson.dumps(found.model_dump(), option=JSON)
 
     def close(self) -> None:
         """Let the threads end."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _computed(self, user_id: str, query: Query, current: Current) -> Answer:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._recommender.for_user, user_id, query, current.snapshot)
+    async def _read(self, user_id: str, field: str) -> tuple[Current, bytes | None, str]:
+        """The snapshot to answer from, the answer that was kept under it, and the person's version.
 
-    async def _kept(self, user_id: str, field: str, answer: Answer, current: Current, *, version: str, explain: bool) -> bool:
+        What is kept under an outdated snapshot, or one that may be, is not looked at: whoever changes the catalog moves the epoch,
+        which is read with it.
+        """
+        asked = self._snapshots.current or await self._snapshots.catch_up()
+        cached, version = await self._cached(user_id, asked, field)
+        current = await self._snapshots.catch_up(epoch_of(version))
+        if current.snapshot.may_be_outdated:
+            cached = None
+        elif current.scope != asked.scope:
+            cached, version = await self._cached(user_id, current, field)
+        return current, cached, version
+
+    async def _cached(self, user_id: str, current: Current, field: str) -> tuple[bytes | None, str]:
+        return await self._cache.ask(lambda cache: cache.read(user_id, current.scope, field))
+
+    async def _computed(self, user_id: str, query: Query, current: Current) -> tuple[Answer, datetime | None]:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._compute, user_id, query, current)
+
+    def _compute(self, user_id: str, query: Query, current: Current) -> tuple[Answer, datetime | None]:
+        """The answer, and when it ends to hold with nothing new come in: a campaign starts or ends, or a cap lets one go."""
+        ranking = self._recommender.ranking_for(user_id, query, current.snapshot, Degraded())
+        ends = current.next_change(ranking.request.at), ranking.next_release()
+        return ranking.answer(query.k), min((end for end in ends if end is not None), default=None)
+
+    async def _kept(
+        self,
+        user_id: str,
+        field: str,
+        answer: Answer,
+        current: Current,
+        until: datetime | None,
+        *,
+        version: str,
+        explain: bool,
+    ) -> bool:
         """Keep the answer, unless it is degraded or the person's version has moved since; False where the cache is down."""
         if answer.degraded:
             return True
         payload = _json(answer, "cache", explain=explain)
-        change = current.seconds_to_change(datetime.now(UTC))
-        ttl = self._ttl if change is None else min(self._ttl, change)
+        ttl = self._ttl if until is None else min(self._ttl, (until - datetime.now(UTC)).total_seconds())
         try:
             await self._cache.ask(
                 lambda cache: cache.write(user_id, current.scope, field, payload, version=version, ttl=ttl)

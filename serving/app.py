@@ -11,7 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from persona.settings import Settings
 from serving.middleware import Requests
 from serving.problems import Problem, answer_with_problems
-from serving.routes import health, people, recommendations
+from serving.routes import audiences, health, intents, people, recommendations
 from serving.services import open_services
 from serving.stores import StoreOpeners, openers
 
@@ -42,7 +42,9 @@ def create_app(settings: Settings, *, stores: StoreOpeners | None = None) -> Fas
     app.add_middleware(Requests)
     answer_with_problems(app)
     app.include_router(recommendations.router)
+    app.include_router(intents.router)
     app.include_router(people.router)
+    app.include_router(audiences.router)
     app.include_router(health.router)
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]
     return app

@@ -79,11 +79,14 @@ class Guard(Generic[T]):
 
     # -- asking -----------------------------------------------------------------------------------------------------------
 
-    def call(self, verb: Callable[[T], R]) -> R:
-        """What `verb` returns of the store, from a thread that may wait."""
-        future = self._begin(verb)
-        with self._recorded(DEADLINE_SECONDS):
-            return future.result(DEADLINE_SECONDS)
+    def call(self, verb: Callable[[T], R], *, patience: float | None = None) -> R:
+        """What `verb` returns of the store, from a thread that may wait; for `patience` seconds, where a question takes longer.
+
+        Such a question does not open the breaker: that it fails says nothing about short ones.
+        """
+        future, deadline = self._begin(verb), patience or DEADLINE_SECONDS
+        with self._recorded(deadline, opens=patience is None):
+            return future.result(deadline)
 
     async def ask(self, verb: Callable[[T], R], *, deadline: float = DEADLINE_SECONDS) -> R:
         """What `verb` returns of the store, from the event loop."""
@@ -92,9 +95,9 @@ class Guard(Generic[T]):
             with self._recorded(deadline):
                 return await asyncio.wait_for(asyncio.wrap_future(future), deadline)
 
-    def part(self, part_of: Callable[[T], P]) -> P:
+    def part(self, part_of: Callable[[T], P], *, patience: float | None = None) -> P:
         """A stand-in for the store, or a part of it, whose every verb goes through `call`; verbs must not return generators."""
-        return cast(P, _StandIn(self, part_of))
+        return cast(P, _StandIn(self, part_of, patience))
 
     async def health(self) -> StoreHealth:
         """Ask the store whether it is there."""
@@ -153,14 +156,14 @@ class Guard(Generic[T]):
         return self._slots.submit(lambda: verb(store))
 
     @contextmanager
-    def _recorded(self, deadline: float) -> Iterator[None]:
-        """Tell the breaker how the call went; raise whatever went wrong as `StoreUnavailable`."""
+    def _recorded(self, deadline: float, *, opens: bool = True) -> Iterator[None]:
+        """Tell the breaker how the call went, a failure only if it `opens` it; raise whatever went wrong as `StoreUnavailable`."""
         try:
             yield
         except TimeoutError:
-            self._why = f"no answer within {deadline:g} s"
+            why = f"no answer within {deadline:g} s"
         except PersonaError as error:
-            self._why = self._reason(error)
+            why = self._reason(error)
         except Exception as error:
             # Ours or the driver's mistake about this one question: no reason to refuse the next.
             log.exception("a store's verb failed", store=self.name)
@@ -168,8 +171,10 @@ class Guard(Generic[T]):
         else:
             self._record(None)
             return
-        failure = StoreUnavailable(self.name, self._why)
-        self._record(failure)
+        failure = StoreUnavailable(self.name, why)
+        if opens:
+            self._why = why
+            self._record(failure)
         raise failure
 
     def _reason(self, error: Exception) -> str:
@@ -188,13 +193,14 @@ class Guard(Generic[T]):
 class _StandIn:
     """Every attribute is a verb that runs under the guard."""
 
-    def __init__(self, guard: Guard[Any], part_of: Callable[[Any], Any]) -> None:
+    def __init__(self, guard: Guard[Any], part_of: Callable[[Any], Any], patience: float | None) -> None:
         self._guard = guard
         self._part_of = part_of
+        self._patience = patience
 
     def __getattr__(self, verb: str) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            return self._guard.call(lambda store: getattr(self._part_of(store), verb)(*args, **kwargs))
+            return self._guard.call(lambda store: getattr(self._part_of(store), verb)(*args, **kwargs), patience=self._patience)
 
         return call
 

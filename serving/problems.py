@@ -102,8 +102,8 @@ def answer_with_problems(app: FastAPI) -> None:
                 return problem(request.scope, 404, kind=error.code, detail=error.message)
             case InvalidInput():
                 return problem(request.scope, 422, kind=error.code, detail=error.message)
-            case _:
-                raise error
+            case _:  # a store that refuses, another model: whoever runs the service can mend it
+                return problem(request.scope, 503, kind=error.code, detail=str(error))
 
 
 def _phrase(status: int) -> str:

@@ -8,12 +8,17 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
-from persona.ranking.recommender import Recommender
+from persona.language.lazy import LazyEncoder
+from persona.ranking.people import People
+from persona.ranking.recommender import Recommender, Rules
+from persona.ranking.tracing import Trail
 from persona.settings import Settings
 from serving.answers import Answers
 from serving.guard import Guard
+from serving.intents import Intents
 from serving.snapshots import Snapshots
 from serving.stores import StoreOpeners
+from serving.turns import Turns
 
 START_SECONDS = 5.0
 """How long the start waits for stores that neither open nor refuse; they are then waited for in the background."""
@@ -28,6 +33,10 @@ class Services:
     """MongoDB, Milvus, Neo4j, the warehouse and Redis, in this order."""
     snapshots: Snapshots
     answers: Answers
+    people: People
+    audiences: Turns
+    """Of those who ask `people` for one."""
+    intents: Intents
 
 
 @asynccontextmanager
@@ -40,25 +49,42 @@ async def open_services(settings: Settings, openers: StoreOpeners) -> AsyncItera
     cache = Guard("redis", openers.cache)
     guards = (documents, vectors, graph, warehouse, cache)
     snapshots = Snapshots(documents, patience=settings.store_timeout_seconds)
+    profiles = vectors.part(lambda store: store.at(snapshots.current.collections) if snapshots.current else store)
+    engagements = graph.part(lambda store: store)
+    records = documents.part(lambda store: store.records)
     recommender = Recommender(
-        vectors=vectors.part(lambda store: store.at(snapshots.current.collections) if snapshots.current else store),
-        graph=graph.part(lambda store: store),
-        records=documents.part(lambda store: store.records),
+        vectors=profiles,
+        graph=engagements,
+        records=records,
         customers=documents.part(lambda store: store.catalog),
-        repeat_conversions=settings.repeat_conversions,
+        rules=Rules.of(settings),
     )
-    answers = Answers(recommender, cache, snapshots, ttl_seconds=settings.redis_ttl_seconds)
+    trail = Trail(records, documents.part(lambda store: store.ledger))
+    people = People(
+        recommender,
+        profiles,
+        graph.part(lambda store: store, patience=settings.store_timeout_seconds),  # everyone who is tied to a campaign is sorted
+        documents.part(lambda store: store.embeddings),
+        records,
+    )
+    audiences = Turns("audiences")
+    answers = Answers(recommender, trail, cache, snapshots, ttl_seconds=settings.redis_ttl_seconds)
+    intents = Intents(
+        documents, LazyEncoder(settings), threshold=settings.intent_threshold, patience=settings.store_timeout_seconds
+    )
     keepers = [asyncio.create_task(keeper.keep()) for keeper in (*guards, snapshots)]
     try:
         with suppress(TimeoutError):
             async with asyncio.timeout(START_SECONDS):
                 await asyncio.gather(*(guard.attempted.wait() for guard in guards), snapshots.attempted.wait())
-        yield Services(settings, guards, snapshots, answers)
+        yield Services(settings, guards, snapshots, answers, people, audiences, intents)
     finally:
         for keeper in keepers:
             keeper.cancel()
         await asyncio.gather(*keepers, return_exceptions=True)
         answers.close()
+        intents.close()
+        audiences.close()
         await asyncio.gather(*(guard.close() for guard in guards))
 
 

@@ -2,19 +2,22 @@
 
 import asyncio
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 
 import structlog
 
 from persona.errors import StoreUnavailable
 from persona.ranking.recommender import Snapshot, load_snapshot
 from persona.stores.documents import Documents
-from serving.guard import Guard
+from serving.guard import DEADLINE_SECONDS, Guard
 
 log = structlog.get_logger(__name__)
 
 REFRESH_SECONDS = 1.0
+CATCH_UP_SECONDS = 1.0
+"""How long the first answers after a catalog has changed wait to hear of it: longer than for a store, which costs only its channel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,8 @@ class Current:
     """Every start and end of a campaign, in order."""
     collections: str
     """The version of the vector collections in use: a rebuild changes it."""
+    records: int
+    """How many there were: one that comes in late is not the newest, and may say who unsubscribed."""
 
     @property
     def scope(self) -> str:
@@ -35,12 +40,12 @@ class Current:
     @property
     def marks(self) -> "Marks":
         """What moves when there is something newer."""
-        return self.snapshot.generation, self.snapshot.catalog_version, self.snapshot.as_of, self.collections
+        return self.snapshot.generation, self.snapshot.catalog_version, self.snapshot.as_of, self.records, self.collections
 
-    def seconds_to_change(self, now: datetime) -> float | None:
-        """Until the next campaign starts or ends; None where none will."""
-        following = bisect_right(self.changes, now)
-        return (self.changes[following] - now).total_seconds() if following < len(self.changes) else None
+    def next_change(self, after: datetime) -> datetime | None:
+        """When the next campaign starts or ends; None where none will."""
+        following = bisect_right(self.changes, after)
+        return self.changes[following] if following < len(self.changes) else None
 
 
 class Snapshots:
@@ -50,6 +55,7 @@ class Snapshots:
         self._documents = documents
         self._patience = patience
         self._one_at_a_time = asyncio.Lock()
+        self._seen: str | None = None
         self.current: Current | None = None
         self.attempted = asyncio.Event()
         """Set when the first attempt to load one has ended, well or not."""
@@ -65,23 +71,53 @@ class Snapshots:
             self.attempted.set()
             await asyncio.sleep(REFRESH_SECONDS)
 
-    async def refresh(self) -> None:
-        """Load the snapshot anew if anything it rests on has moved. Raises `StoreUnavailable`."""
+    async def catch_up(self, epoch: str | None = None) -> Current:
+        """The snapshot, no older than this epoch of the cache; without one, no older than the catalog is now.
+
+        It is not loaded again while the epoch stays the same. Where MongoDB does not answer it is the one that there is, and
+        says that it may be outdated; raises `StoreUnavailable` where there is none.
+        """
+        caught_up = True
+        if epoch is None or epoch != self._seen:
+            try:
+                if epoch is not None or await self._catalog_moved():
+                    await self.refresh(epoch)
+            except StoreUnavailable:
+                caught_up = False
+        if self.current is None:
+            raise StoreUnavailable("mongodb", "the campaigns have not been loaded yet")
+        if caught_up:
+            return self.current
+        return replace(self.current, snapshot=replace(self.current.snapshot, may_be_outdated=True))
+
+    async def _catalog_moved(self) -> bool:
+        version = await self._documents.ask(lambda documents: documents.catalog.version())
+        return self.current is None or version != self.current.snapshot.catalog_version
+
+    async def refresh(self, epoch: str | None = None) -> None:
+        """Load the snapshot anew if anything it rests on has moved, once for all who ask for this epoch. Raises `StoreUnavailable`."""
         async with self._one_at_a_time:
-            if self.current is not None and await self._documents.ask(_marks) == self.current.marks:
+            if epoch is not None and epoch == self._seen:
                 return
-            # A large catalog takes longer than one question may.
-            self.current = await self._documents.ask(_load, deadline=self._patience)
-            snapshot = self.current.snapshot
-            log.info(
-                "snapshot loaded",
-                generation=snapshot.generation,
-                catalog_version=snapshot.catalog_version,
-                campaigns=len(snapshot.campaigns),
-            )
+            patience = DEADLINE_SECONDS if epoch is None else CATCH_UP_SECONDS
+            if self.current is None or await self._documents.ask(_marks, deadline=patience) != self.current.marks:
+                # A large catalog takes longer than one question may.
+                before = self.current.snapshot if self.current else None
+                self.current = await self._documents.ask(partial(_load, before=before), deadline=self._patience)
+                _log_loaded(self.current.snapshot)
+            self._seen = epoch or self._seen
 
 
-Marks = tuple[str | None, int, datetime | None, str]
+def _log_loaded(snapshot: Snapshot) -> None:
+    log.info(
+        "snapshot loaded",
+        generation=snapshot.generation,
+        catalog_version=snapshot.catalog_version,
+        campaigns=len(snapshot.campaigns),
+    )
+
+
+Marks = tuple[str | None, int, datetime | None, int, str]
 
 
 def _marks(documents: Documents) -> Marks:
@@ -89,12 +125,13 @@ def _marks(documents: Documents) -> Marks:
         documents.generations.in_force_id(),
         documents.catalog.version(),
         documents.records.newest_timestamp(),
+        documents.records.count(),
         documents.embeddings.collections_in_use(),
     )
 
 
-def _load(documents: Documents) -> Current:
-    collections = documents.embeddings.collections_in_use()
-    snapshot = load_snapshot(documents)
+def _load(documents: Documents, *, before: Snapshot | None) -> Current:
+    collections, records = documents.embeddings.collections_in_use(), documents.records.count()
+    snapshot = load_snapshot(documents, before=before)
     times = (time for campaign in snapshot.campaigns.values() for time in (campaign.starts_at, campaign.ends_at))
-    return Current(snapshot, tuple(sorted(time for time in times if time is not None)), collections)
+    return Current(snapshot, tuple(sorted(time for time in times if time is not None)), collections, records)

@@ -13,6 +13,7 @@ import orjson
 import pytest
 
 from persona import synthetic
+from persona.evaluation.candidate import evaluate_candidate
 from persona.intake import catalogs, drops
 from persona.language.encoder import Encoder, load_encoder
 from persona.pipeline import sinks
@@ -133,7 +134,8 @@ def filled(pipeline: Pipeline, encoder: Encoder, addresses: StoreAddresses) -> I
             pipeline.drain("neo4j_graph", lambda batch: sinks.link(batch, graph), **run)
             pipeline.drain("engagement_metrics", lambda batch: sinks.count(batch, warehouse), **run)
             publication.fit_candidate(pipeline, warehouse, **run)
-            publication.publish_candidate(pipeline, **run)
+            evaluate_candidate(pipeline, **run)
+            publication.publish_candidate(pipeline, graph, **run)
             yield Recommender(vectors, graph, documents.records, documents.catalog), load_snapshot(documents)
         finally:
             vectors.drop()

@@ -6,6 +6,7 @@ import tracemalloc
 from collections import Counter, defaultdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,7 +93,7 @@ def test_talk_is_varied(messages: int, distinct: float) -> None:
 
 
 @pytest.mark.parametrize("arguments", [{"messages": 1}, {"users": 1}, {"campaigns": 1}, {"messages": 7, "users": 90}])
-def test_small_worlds_work(arguments: dict[str, int]) -> None:
+def test_small_worlds_work(arguments: dict[str, Any]) -> None:
     world = generate(**arguments, end=END)
     assert sum("message" in record for record in world.records()) == world.messages
     assert len(world.campaign_catalog()) == world.campaigns
@@ -172,3 +173,37 @@ def hits_at_5(world: Synthetic, encoder: Encoder) -> tuple[float, float]:
 
 def best(scores: np.ndarray, taken: set[int]) -> list[int]:
     return [int(column) for column in np.argsort(-scores, kind="stable") if column not in taken][:5]
+
+
+def test_drift_is_events_without_words_of_people_who_never_take_the_same_twice() -> None:
+    world = generate(messages=3000, end=END, drift=True)
+    records = list(world.records())
+    assert records == list(world.records())
+    assert len(records) == len({record["message_id"] for record in records}) == 3000
+    assert {record["event"] for record in records} == {"conversion", "click", "dismiss"}
+    assert not any("message" in record for record in records)
+    times = [record["timestamp"] for record in records]
+    assert times == sorted(times)
+    assert datetime.fromisoformat(times[0]) == END - timedelta(days=120)
+    assert datetime.fromisoformat(times[-1]) < END
+    pairs = Counter((record["user_id"], record["campaign_id"]) for record in records)
+    assert pairs.most_common(1)[0][1] <= 2
+    assert sum(count > 1 for count in pairs.values()) < 30
+    assert world.name != generate(messages=3000, end=END).name
+
+
+def test_drift_changes_what_is_popular_and_people_come_and_go() -> None:
+    records = list(generate(messages=6000, end=END, drift=True).records())
+    early, late = (Counter(record["campaign_id"] for record in part) for part in (records[:1500], records[-1500:]))
+    top = [{campaign for campaign, _ in part.most_common(10)} for part in (early, late)]
+    assert len(top[0] & top[1]) <= 5
+    people = [{record["user_id"] for record in part} for part in (records[:1500], records[-1500:])]
+    assert not people[0] & people[1]
+
+
+def test_drifting_drops_hold_equal_numbers_of_events(tmp_path: Path) -> None:
+    world = generate(messages=100, end=END, drift=True)
+    paths = write(world, tmp_path / "drops", tmp_path / "catalog", drops=4)
+    parts = [[json.loads(line) for line in path.read_bytes().splitlines()] for path in paths]
+    assert [len(part) for part in parts] == [25, 25, 25, 25]
+    assert [record for part in parts for record in part] == list(world.records())

@@ -25,7 +25,9 @@ PROVENANCE = {
     "overtaken",
 }  # fmt: skip
 """What says when and by which run something came about; it differs between two worlds that hold the same."""
-NO_CONTENT = {"anomalies", "centroids", "files", "state", "generations", "fence"}
+NO_CONTENT = {"anomalies", "centroids", "classifier", "files", "state", "generations", "relations", "reports", "fence"}
+LEARNED = '"type": "RELATED"'
+"""In the row of a relationship between campaigns."""
 
 Dump = dict[str, list[str]]
 
@@ -136,16 +138,50 @@ def everything(settings: Settings) -> Dump:
 def content(settings: Settings, *, vectors: bool = True) -> Dump:
     """What the stores say of people, conversations and campaigns, whenever and by whichever run it was written.
 
+    What was learned from it is left out: it is as of the time of the last fit. `learned` has that.
     Without `vectors` only whose they are: a real model's last digits depend on which texts it is given together, as those of any
     score do.
     """
     left_out = PROVENANCE | {"score"} | (set() if vectors else {"vector"})
     kept = {
-        name: [_without(left_out, row) for row in rows]
+        name: [_without(left_out, row) for row in rows if LEARNED not in row]
         for name, rows in everything(settings).items()
         if name.split(":")[1] not in NO_CONTENT
     }
     return {name: sorted(rows) for name, rows in kept.items()}
+
+
+def learned(settings: Settings) -> Dump:
+    """The relations in force, in the truth and in the graph."""
+    with pymongo.MongoClient(settings.addresses.mongodb) as client:
+        database = client[settings.mongodb_database]
+        state = database["state"].find_one({"_id": "generation"}) or {"generation": None}
+        generation = database["generations"].find_one({"_id": state["generation"]}) or {"model": {"fingerprint": None}}
+        truth = [
+            _row({"from": found["campaign_id"], "to": other, "weight": weight, "support": support, "run_id": found["run_id"]})
+            for found in database["relations"].find({"fingerprint": generation["model"]["fingerprint"]})
+            for other, weight, support in found["related"]
+        ]
+    with graph_session(settings) as session:
+        graph = [
+            _row(row.data())
+            for row in session.run(
+                "MATCH (a:Campaign)-[r:RELATED]->(b:Campaign) WHERE r.generation = $generation RETURN a.campaign_id AS from, "
+                "b.campaign_id AS to, r.weight AS weight, r.support AS support, r.run_id AS run_id",
+                generation=state["generation"],
+            )
+        ]
+    return {"mongodb:relations": sorted(truth), "neo4j:RELATED": sorted(graph)}
+
+
+def addressed(settings: Settings) -> dict[str, list[str]]:
+    """Each intent that campaigns address, to their ids, as the graph has it."""
+    with graph_session(settings) as session:
+        rows = session.run(
+            "MATCH (campaign:Campaign)-[:ADDRESSES]->(intent:Intent) RETURN intent.intent AS intent, "
+            "collect(campaign.campaign_id) AS campaigns"
+        )
+        return {row["intent"]: sorted(row["campaigns"]) for row in rows}
 
 
 def ledger(settings: Settings) -> dict[str, dict[str, Any]]:

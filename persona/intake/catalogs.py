@@ -81,6 +81,7 @@ def load_folder(pipeline: Pipeline, *, run_id: str) -> Outcome:
                     _, records = _load(documents, content, path, lease, run_id=run_id)
                     count(count.records + records)
                     loaded.append(entry)
+                    pipeline.announce(run_id)
             except InvalidInput as error:
                 log.warning("catalog_refused", file=files[path].path.name, error=error.message)
             except OSError as error:

@@ -139,14 +139,23 @@ class Pipeline:
         while held.transaction(remove):
             pass
 
+    def announce(self, run_id: str) -> None:
+        """Let serving look what has changed before its next answer; where Redis does not answer, serving asks MongoDB by itself."""
+        try:
+            self.cache.announce()
+        except (StoreUnavailable, StoreRefused) as error:
+            log.warning("change_not_announced", run_id=run_id, error=error.message)
+
     def drain(
         self, stage: str, apply: Callable[[Batch], None], *, run_id: str, drops: Sequence[str] = (), reapply: bool = False
     ) -> Outcome:
         """Let `apply` work on everything pending for the stage, then mark it applied; the run's history gets a row either way.
 
-        With `drops`, only these; with `reapply`, these (or all) even if they were applied. Raises `NotFound` for an unknown drop.
+        Pending is also what an older version of the stage's code applied. With `drops`, only these; with `reapply`, these (or all)
+        even if they were applied. Raises `NotFound` for an unknown drop.
         """
         with self.recorded(run_id, stage) as count, self.lease(run_id, stage) as held:
+            self.documents.ledger.reopen_outdated(stage, code_version=CODE_VERSIONS[stage])
             batch = Batch(
                 stage, run_id, self._entries(stage, drops, reapply), held, self.documents, partial(self.progress, stage)
             )

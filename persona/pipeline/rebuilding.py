@@ -18,6 +18,7 @@ from persona.errors import Busy, EmbeddingMismatch, LeaseLost, StoreRefused, Sto
 from persona.language.encoder import Encoder
 from persona.pipeline import sinks
 from persona.pipeline.draining import Pipeline, Progress
+from persona.pipeline.labelling import labeller_of, lessons_in
 from persona.pipeline.lease import Lease
 from persona.pipeline.stages import CODE_VERSIONS, UPSTREAM, downstream
 from persona.stores.documents import Documents
@@ -216,17 +217,55 @@ def _embeddings(rebuild: _Rebuild) -> None:
         lease.check()
         documents.embeddings.begin_new_collections()
         documents.embeddings.forget_all()
+        documents.conversations.forget_all()
         documents.embeddings.agree_on(encoder.fingerprint, encoder.dimension)
         documents.rebuilds.end(rebuild.asset)
 
 
 def _intents(rebuild: _Rebuild) -> None:
+    documents = rebuild.documents
+    with rebuild.first_turn() as lease:
+        lessons = lessons_in(documents)
+        lease.transaction(lambda session: documents.classifiers.set_lessons(lessons, session=session))
+    _mentions(rebuild)
+    _labels(rebuild)
+    rebuild.asset = "neo4j_graph"  # where both go
+    _neo4j_graph(rebuild)
+
+
+def _mentions(rebuild: _Rebuild) -> None:
+    """Find them all anew; what was made of others waits to be made again."""
+    documents, stored = rebuild.documents, rebuild.documents.embeddings
+    version, outdated, done = "", list[str](), 0
+
+    def step(lease: Lease) -> bool:
+        nonlocal version, outdated, done
+        finder = sinks.finder_of(documents)
+        if version != finder.version:
+            version, outdated, done = finder.version, sinks.drops_that_name_others(documents, lease, finder), 0
+        if done == len(outdated):
+            return False
+        sinks.let_wait_for_mentions(documents, outdated)  # in each turn: in the pause before, some may have been applied
+        sinks.find_mentions_in(documents, lease, finder, [outdated[done]])
+        done += 1
+        rebuild.progress("intents: drops whose mentions were amiss", done)
+        return True
+
+    def last(lease: Lease) -> None:
+        for stray in stored.stray_mentions():
+            rebuild.removed += lease.transaction(partial(stored.forget_mentions, stray))
+        lease.transaction(lambda session: stored.set_mention_version(version, session=session))
+
+    rebuild.in_turns(step, last)
+
+
+def _labels(rebuild: _Rebuild) -> None:
     documents, threshold = rebuild.documents, rebuild.pipeline.settings.intent_threshold
     reached, version = "", ""
 
     def step(lease: Lease) -> bool:
         nonlocal reached, version
-        labeller = sinks.labeller_of(documents, threshold=threshold)
+        labeller = labeller_of(documents, lease, threshold=threshold)
         if labeller is None:  # a catalog that waits to be applied: on its turn every text is labelled anew
             return False
         if version != labeller.version:
@@ -240,18 +279,14 @@ def _intents(rebuild: _Rebuild) -> None:
         return True
 
     def last(lease: Lease) -> None:
-        if labeller := sinks.labeller_of(documents, threshold=threshold):
+        if labeller := labeller_of(documents, lease, threshold=threshold):
             stored, named = documents.embeddings, labeller.version
             for outdated in stored.outdated_labels(named):
                 rebuild.removed += lease.transaction(partial(stored.forget_labels, outdated))
             lease.transaction(lambda session: stored.set_label_version(named, session=session))
         rebuild.end(lease)
 
-    with rebuild.first_turn():
-        pass
     rebuild.in_turns(step, last)
-    rebuild.asset = "neo4j_graph"  # where the labels go
-    _neo4j_graph(rebuild)
 
 
 def _milvus_collection(rebuild: _Rebuild) -> None:
@@ -305,6 +340,10 @@ def _neo4j_graph(rebuild: _Rebuild) -> None:
         mine = graph.fenced(lease.token)
         known = {campaign.campaign_id for campaign in documents.catalog.campaigns()}
         rebuild.removed += mine.delete_campaigns(set(mine.campaign_ids()) - known) + mine.delete_lone_intents()
+        generation = documents.generations.in_force_id()
+        mine.forget_relations(but=[generation] if generation else [])
+        if generation and (fingerprint := documents.generations.fingerprint_of(generation)):
+            rebuild.records += sinks.relate(lease, documents, graph, generation, fingerprint)
         rebuild.end(lease)
 
     with rebuild.first_turn() as lease:

@@ -4,24 +4,24 @@ The computing is in `projections` and `language`, the queries are in `stores`; h
 """
 
 import time
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain, groupby, islice
 from operator import itemgetter
 from typing import Any
 
-import numpy as np
-from pymongo.client_session import ClientSession
-
-from persona.language import intents
 from persona.language.encoder import Encoder
+from persona.language.intents import definition_texts
+from persona.language.mentions import NameFinder
 from persona.pipeline.draining import Batch
+from persona.pipeline.labelling import labeller_of
+from persona.pipeline.lease import Lease
 from persona.pipeline.reading import read_ahead
-from persona.projections.conversations import conversations_of, profile_of
-from persona.projections.engagements import engagement_of, expressed_intents, fact_of
-from persona.schemas import Conversation, IntentDefinition, UserProfile, Vector, Vectors
+from persona.projections.conversations import OPENING_CHARACTERS, conversations_of, openings_of, profile_of
+from persona.projections.engagements import engagement_of, expressed_intents, fact_of, mentions_of
+from persona.schemas import Conversation, UserProfile, Vectors
+from persona.stores._chunks import chunks
 from persona.stores.documents import Documents
 from persona.stores.documents.embeddings import text_hash
 from persona.stores.graph import Graph
@@ -33,17 +33,27 @@ USERS = 1_000
 READERS_LEAVE_SECONDS = 5.0
 """Serving looks every second which collections are in use; then the questions that are under way have to end."""
 FACTS = 10_000
+CAMPAIGNS = 50
+MADE_OF_MENTIONS = ("milvus_collection", "neo4j_graph", "cache")
+"""What is to be computed anew where other campaigns are found in a text."""
+MADE_OF_LABELS = ("neo4j_graph", "cache")
 
 
 def embed(batch: Batch, encoder: Encoder) -> None:
-    """Give every distinct text of the batch a vector: messages, campaigns, examples of intents. Shortest first, each once."""
-    stored = batch.documents.embeddings
+    """Give every distinct text of the batch a vector, and every conversation that it touched one of how it opens."""
     texts = _texts(batch)
     first = next(texts, None)
     if first is None:  # not even the model is needed, and it takes seconds to load
         return
-    stored.agree_on(encoder.fingerprint, encoder.dimension)
-    texts = chain([first], texts)
+    batch.documents.embeddings.agree_on(encoder.fingerprint, encoder.dimension)
+    _embed_texts(batch, encoder, chain([first], texts))
+    for users in batch.in_chunks(batch.users, USERS):
+        _embed_openings(batch, encoder, users)
+
+
+def _embed_texts(batch: Batch, encoder: Encoder, texts: Iterator[tuple[str, str]]) -> None:
+    """Messages, campaigns, examples of intents: shortest first, each once."""
+    stored = batch.documents.embeddings
     with ThreadPoolExecutor(1, thread_name_prefix="embeddings-writer") as writer:
         written: Future[None] | None = None
         while chunk := dict(islice(texts, TEXTS)):
@@ -60,10 +70,44 @@ def embed(batch: Batch, encoder: Encoder) -> None:
             written.result()
 
 
+def _embed_openings(batch: Batch, encoder: Encoder, users: list[str]) -> None:
+    stored = batch.documents.conversations
+    messages = batch.documents.records.messages_of(users, characters=OPENING_CHARACTERS)
+    due = [opening for user, said in groupby(messages, itemgetter("user_id")) for opening in openings_of(user, list(said))]
+    known = stored.said(users)
+    vanished = known.keys() - {opening.conversation_id for opening in due}
+    missing = [opening for opening in due if known.get(opening.conversation_id) != opening.said]
+    for some in chunks(missing, TEXTS):
+        vectors = encoder.encode([opening.words for opening in some])
+        batch.lease.transaction(partial(stored.put, some, vectors))
+        batch.records += len(some)
+        batch.progress(batch.records)
+    if vanished:
+        batch.lease.transaction(partial(stored.remove, vanished))
+
+
 def label(batch: Batch, *, threshold: float) -> None:
+    """Find what the texts of the batch mean: which campaigns they name, and which intent they show."""
+    _find_mentions(batch)
+    _infer_intents(batch, threshold=threshold)
+
+
+def _find_mentions(batch: Batch) -> None:
+    """Find the campaigns that the texts of the batch name; those of every accepted drop where the catalog's names have changed."""
+    stored, finder = batch.documents.embeddings, finder_of(batch.documents)
+    drops = batch.drops
+    if changed := stored.mention_version() != finder.version:
+        drops = drops_that_name_others(batch.documents, batch.lease, finder)
+        let_wait_for_mentions(batch.documents, drops)
+    find_mentions_in(batch.documents, batch.lease, finder, drops)
+    if changed:
+        batch.lease.transaction(lambda session: stored.set_mention_version(finder.version, session=session))
+
+
+def _infer_intents(batch: Batch, *, threshold: float) -> None:
     """Infer the intent of every text of the batch from its vector; of every stored text where the catalog or the method changed."""
     stored = batch.documents.embeddings
-    labeller = labeller_of(batch.documents, threshold=threshold)
+    labeller = labeller_of(batch.documents, batch.lease, threshold=threshold)
     if labeller is None:  # no catalog yet, or one that came in after this batch was embedded: on its turn every text is labelled
         return
     changed = stored.label_version() != labeller.version
@@ -74,7 +118,7 @@ def label(batch: Batch, *, threshold: float) -> None:
         batch.records += batch.lease.transaction(partial(labeller.put_labels, batch.documents, vectors))
         batch.progress(batch.records)
     if changed:
-        batch.documents.ledger.reopen(["neo4j_graph"], kinds=["drop"])
+        batch.documents.ledger.reopen(MADE_OF_LABELS, kinds=["drop"])
         batch.lease.transaction(lambda session: stored.set_label_version(labeller.version, session=session))
 
 
@@ -100,7 +144,7 @@ def index_vectors(batch: Batch, vectors: VectorStore) -> None:
 
 
 def link(batch: Batch, graph: Graph) -> None:
-    """Bring users, engagements, expressed intents and campaigns in the graph up to the truth."""
+    """Bring users, engagements, mentions, expressed intents and campaigns in the graph up to the truth."""
     graph = graph.fenced(batch.lease.token)
     documents = batch.documents
     known: set[str] = set()
@@ -135,33 +179,46 @@ def count(batch: Batch, warehouse: Warehouse) -> None:
 # -- the same for any users, whichever store is filled: what a rebuild is made of ------------------------------------------
 
 
-@dataclass(frozen=True)
-class Labeller:
-    """What tells texts their intents, and its version."""
-
-    version: str
-    classifier: intents.NearestExamples
-
-    def put_labels(self, documents: Documents, vectors: Mapping[str, Vector], session: ClientSession) -> int:
-        """Infer and store the intent of each text, by its hash; return how many there are."""
-        if not vectors:
-            return 0
-        guesses = self.classifier.classify(np.stack(list(vectors.values())))
-        labels = {key: (guess.intent, guess.score) if guess else (None, 0.0) for key, guess in zip(vectors, guesses, strict=True)}
-        documents.embeddings.put_labels(labels, version=self.version, session=session)
-        return len(labels)
+def finder_of(documents: Documents) -> NameFinder:
+    """What finds the names of the catalog in force."""
+    return NameFinder(documents.catalog.campaigns())
 
 
-def labeller_of(documents: Documents, *, threshold: float) -> Labeller | None:
-    """Fitted to the catalog in force; None while there is none, or one whose examples have not been embedded."""
-    definitions, model = documents.catalog.intents(), documents.embeddings.model()
-    if not definitions or model is None:
-        return None
-    examples = _example_vectors(documents, definitions)
-    if examples is None:
-        return None
-    classifier = intents.NearestExamples.fit(examples, threshold=threshold)
-    return Labeller(intents.version(definitions, model[0], threshold), classifier)
+def find_mentions_in(documents: Documents, lease: Lease, finder: NameFinder, drops: Sequence[str]) -> None:
+    """Store which campaigns the texts of these drops name."""
+    texts = documents.records.texts_of(drops) if drops else iter(())
+    while chunk := dict(islice(texts, TEXTS)):
+        lease.check()
+        named = {key: finder.find(text) for key, text in chunk.items()}
+        lease.transaction(partial(documents.embeddings.put_mentions, named))
+
+
+def drops_that_name_others(documents: Documents, lease: Lease, finder: NameFinder) -> list[str]:
+    """The accepted drops with a text in which other campaigns are found than are stored.
+
+    Ask, and let them wait for what is made of mentions, before anything found is stored: a text may be in several drops, and whoever
+    is interrupted leaves none of them behind.
+    """
+    outdated: list[str] = []
+    for entry in documents.ledger.all_of("drop", states=["accepted"]):
+        lease.check()
+        if _names_others(documents, finder, entry.id):
+            outdated.append(entry.id)
+    return outdated
+
+
+def let_wait_for_mentions(documents: Documents, drops: Sequence[str]) -> None:
+    """Let what is made of mentions be made of these drops anew."""
+    documents.ledger.reopen(MADE_OF_MENTIONS, kinds=["drop"], entries=drops)
+
+
+def _names_others(documents: Documents, finder: NameFinder, drop: str) -> bool:
+    texts = documents.records.texts_of([drop])
+    while chunk := dict(islice(texts, TEXTS)):
+        stored = documents.embeddings.mentions(chunk)
+        if any(finder.find(text) != stored.get(key, ()) for key, text in chunk.items()):
+            return True
+    return False
 
 
 def index_users(documents: Documents, vectors: VectorStore, users: list[str]) -> int:
@@ -173,13 +230,15 @@ def index_users(documents: Documents, vectors: VectorStore, users: list[str]) ->
     stored = documents.embeddings.get(
         {record["text_hash"] for _, history in histories for record in history if "text_hash" in record}
     )
+    named = documents.embeddings.mentions(stored)
+    openings = documents.conversations.openings(speakers)
     for user, everything in histories:
         # a drop that has come in but is not embedded yet brings its texts with its own turn
         history = [record for record in everything if "text_hash" not in record or record["text_hash"] in stored]
-        profile = profile_of(user, history, stored)
+        profile = profile_of(user, history, stored, openings)
         if profile:
             profiles.append(profile)
-            conversations += conversations_of(user, history, stored)
+            conversations += conversations_of(user, history, stored, named, openings)
     vanished = vectors.conversation_ids_of(speakers) - {conversation.conversation_id for conversation in conversations}
     written = vectors.upsert_conversations(conversations) + vectors.upsert_users(profiles)
     if vanished:
@@ -212,13 +271,16 @@ def link_users(documents: Documents, graph: Graph, users: list[str], *, touched:
     pairs = records.folded_pairs(users)
     speakers = records.expressive_among(users)
     history = list(_histories(documents, speakers))
-    inferred = documents.embeddings.labels({record["text_hash"] for record in history if "text_hash" in record})
-    expressed = expressed_intents(history, inferred)
+    texts = {record["text_hash"] for record in history if "text_hash" in record}
+    expressed = expressed_intents(history, documents.embeddings.labels(texts))
+    whose = users if touched is None else speakers
     if touched is None:
         written = graph.replace_engagements(users, [engagement_of(pair) for pair in pairs])
-        return written + graph.replace_expressed(users, expressed)
-    due = [engagement_of(pair) for pair in pairs if (pair["_id"]["user_id"], pair["_id"]["campaign_id"]) in touched]
-    return graph.upsert_engagements(due) + graph.replace_expressed(speakers, expressed)
+    else:
+        due = [engagement_of(pair) for pair in pairs if (pair["_id"]["user_id"], pair["_id"]["campaign_id"]) in touched]
+        written = graph.upsert_engagements(due)
+    written += graph.replace_mentioned(mentions_of(whose, history, documents.embeddings.mentions(texts)))
+    return written + graph.replace_expressed(whose, expressed)
 
 
 def count_users(documents: Documents, warehouse: Warehouse, users: list[str]) -> int:
@@ -228,6 +290,17 @@ def count_users(documents: Documents, warehouse: Warehouse, users: list[str]) ->
     while chunk := list(islice(records, FACTS)):
         written += warehouse.insert_facts([fact_of(record) for record in chunk])
     warehouse.refresh_users(users)
+    return written
+
+
+def relate(lease: Lease, documents: Documents, graph: Graph, generation: str, fingerprint: str) -> int:
+    """Tie campaigns that go together by the model with this fingerprint, as the generation's; return how many ties there are."""
+    of_campaigns = documents.relations.of(fingerprint)
+    written = 0
+    while chunk := list(islice(of_campaigns, CAMPAIGNS)):
+        lease.check()
+        relations = [relation for _, related in chunk for relation in related]
+        written += graph.fenced(lease.token).upsert_relations(relations, generation=generation, run_id=chunk[0][0])
     return written
 
 
@@ -248,19 +321,10 @@ def _texts(batch: Batch) -> Iterator[tuple[str, str]]:
         texts = {campaign.text for campaign in batch.documents.catalog.campaigns() if campaign.text}
         yield from ((text_hash(text), text) for text in sorted(texts, key=len))
     if batch.has_catalog("intents"):
-        texts = {text for definition in batch.documents.catalog.intents() for text in intents.definition_texts(definition)}
+        texts = {text for definition in batch.documents.catalog.intents() for text in definition_texts(definition)}
         yield from ((text_hash(text), text) for text in sorted(texts, key=len))
     if batch.drops:
         yield from batch.documents.records.texts_of(batch.drops)
-
-
-def _example_vectors(documents: Documents, definitions: list[IntentDefinition]) -> dict[str, Vectors] | None:
-    hashes = {definition.intent: [text_hash(text) for text in intents.definition_texts(definition)] for definition in definitions}
-    wanted = {key for keys in hashes.values() for key in keys}
-    stored = documents.embeddings.get(wanted)
-    if wanted - set(stored):
-        return None
-    return {intent: np.stack([stored[key] for key in keys]) for intent, keys in hashes.items()}
 
 
 def _histories(documents: Documents, users: list[str]) -> Iterator[dict[str, Any]]:

@@ -4,7 +4,7 @@ PROJECTIONS = ("milvus_collection", "neo4j_graph", "engagement_metrics")
 UPSTREAM: dict[str, tuple[str, ...]] = {
     "embeddings": (),
     "intents": ("embeddings",),
-    "milvus_collection": ("embeddings",),
+    "milvus_collection": ("embeddings", "intents"),
     "neo4j_graph": ("embeddings", "intents"),
     "engagement_metrics": ("embeddings", "intents"),
     "cache": ("embeddings", "intents", *PROJECTIONS),
@@ -13,11 +13,11 @@ UPSTREAM: dict[str, tuple[str, ...]] = {
 
 DROP_SINKS = tuple(UPSTREAM)
 CATALOG_SINKS = {
-    "campaigns": ("embeddings", "milvus_collection", "neo4j_graph"),
+    "campaigns": ("embeddings", "intents", "milvus_collection", "neo4j_graph"),
     "intents": ("embeddings", "intents", "neo4j_graph"),
     "users": (),
 }
-"""What waits for each catalog. Serving notices a new catalog by its version, so the cache need not be told."""
+"""What waits for each catalog. Serving keeps answers by the catalog's version, so none is evicted."""
 
 DRAINING_ASSETS = ("catalogs", "raw_conversations", *(sink for sink in UPSTREAM if sink != "cache"))
 """What `drops_job` materialises, upstream first."""
@@ -25,16 +25,18 @@ DRAINING_ASSETS = ("catalogs", "raw_conversations", *(sink for sink in UPSTREAM 
 CODE_VERSIONS = {
     "catalogs": "1",
     "raw_conversations": "1",
-    "embeddings": "1",
-    "intents": "1",
-    "milvus_collection": "1",
-    "neo4j_graph": "1",
+    "embeddings": "2",
+    "intents": "2",
+    "milvus_collection": "3",
+    "neo4j_graph": "2",
     "engagement_metrics": "1",
     "cache": "1",
-    "ranking_model": "1",
+    "lessons": "1",
+    "ranking_model": "3",
+    "ranking_evaluation": "1",
     "generation": "1",
 }
-"""Moves when what an asset computes from the same input changes."""
+"""Moves when what an asset computes from the same input changes: what an older version applied then waits for it again."""
 
 
 def downstream(sink: str) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from persona.errors import NotFound
 from persona.intake.drops import claim_settled
 from persona.language.intents import definition_texts
 from persona.pipeline.draining import Pipeline
+from persona.pipeline.labelling import forget_lessons, outdated_classifiers
 from persona.pipeline.lease import Lease
 from persona.privacy.copies import (
     CopyFound,
@@ -101,7 +102,9 @@ class _Erasure:
         self._erase_from_drops(copies, quarantined)
         sources = [] if again else self._erase_from_sources(clean)
         self._erase_from_projections()
-        texts = self._erase_texts()
+        texts = self._texts()
+        found |= self._known_of(texts) | {"texts": len(texts)}
+        self._erase_texts(texts)
         self._lease.check()
         self._documents.catalog.remove_customer(self._user_id)
         self._documents.records.remove_user(self._user_id)
@@ -113,7 +116,7 @@ class _Erasure:
             "erasure": uuid.uuid4().hex,
             "user": tombstone,
             "at": at,
-            "found": found | {"texts": len(texts)},
+            "found": found,
             "left": left,
             "drops": [
                 {"drop": copy.path.name, "lines": copy.found.theirs, "emptied": copy.found.unreadable}
@@ -159,26 +162,35 @@ class _Erasure:
         stores.graph.fenced(self._lease.token).remove_user(self._user_id)
         stores.warehouse.fenced(self._lease.token).remove_user(self._user_id)
 
-    def _erase_texts(self) -> set[str]:
-        """Forget the vectors and labels of texts that no one else's record and no catalog has; return their hashes."""
+    def _texts(self) -> list[str]:
+        """The hashes of the texts that no one else's record and no catalog has."""
         texts = self._documents.records.texts_of_user_alone(self._user_id)
         texts -= {text_hash(campaign.text) for campaign in self._documents.catalog.campaigns()}
         texts -= {text_hash(text) for intent in self._documents.catalog.intents() for text in definition_texts(intent)}
+        return sorted(texts)
+
+    def _erase_texts(self, texts: list[str]) -> None:
+        """Forget what is known of the texts and was learned from them, and of conversations."""
         self._lease.check()
+        forget_lessons(self._documents, self._lease, texts)
         self._documents.embeddings.remove(texts)
-        return texts
+        self._documents.conversations.remove_user(self._user_id)
+
+    def _known_of(self, texts: list[str]) -> dict[str, int]:
+        return {**self._documents.embeddings.kept_of(texts), "lessons": self._documents.classifiers.count_of(texts)}
 
     def _erase_from_sources(self, clean: set[str]) -> list[Source]:
         return erase_from_sources(self._settings, self._documents, self._identifier, self._lease, clean=clean)
 
-    def _left(self, copies: list[CopyFound], texts: set[str]) -> dict[str, int]:
+    def _left(self, copies: list[CopyFound], texts: list[str]) -> dict[str, int]:
         """What every store answers when it is asked again, and every file that was rewritten; under the lease no other changes."""
         rewritten = [copy.path for copy in copies if copy.path.exists()]
         again = find_in_copies(rewritten, self._documents, self._identifier)
         return count_in_stores(self._stores, self._user_id) | {
             "quarantine": len(quarantined_of(self._stores, self._identifier, again)),
             "drops": _records_in(again),
-            "texts": len(self._documents.embeddings.present(sorted(texts))),
+            **self._known_of(texts),
+            "classifiers": outdated_classifiers(self._documents),
         }
 
     def _mentions(self, copies: list[CopyFound]) -> list[dict[str, Any]]:

@@ -45,6 +45,7 @@ def count_in_stores(stores: Stores, user_id: str) -> dict[str, int]:
     versions = (stores.vectors.at(version) for version in stores.vectors.versions())
     return {
         "records": documents.records.count_of_user(user_id),
+        "openings": documents.conversations.count_of(user_id),
         "customers": int(documents.catalog.customer(user_id) is not None),
         "milvus": sum(version.count_of(user_id) for version in versions),
         "neo4j": stores.graph.count_of(user_id),
@@ -69,6 +70,7 @@ def export(user_id: str, settings: Settings, stores: Stores) -> dict[str, Any]:
     graph = {
         "engaged": [_tie(engagement) for engagement in stores.graph.history_of(user_id)],
         "expressed": [_tie(expressed) for expressed in stores.graph.intents_of(user_id)],
+        "mentioned": [_tie(mention) for mention in stores.graph.mentions_of(user_id)],
     }
     warehouse = stores.warehouse.everything_of(user_id)
     held: list[Iterable[Any]] = [records, quarantined, waiting, *vectors.values(), *graph.values(), *warehouse.values()]
@@ -89,7 +91,8 @@ def export(user_id: str, settings: Settings, stores: Stores) -> dict[str, Any]:
 
 
 def _records(stores: Stores, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    inferred = stores.documents.embeddings.labels({record["text_hash"] for record in records if "text_hash" in record})
+    texts = {record["text_hash"] for record in records if "text_hash" in record}
+    inferred, named = stores.documents.embeddings.labels(texts), stores.documents.embeddings.mentions(texts)
     ours = {"_id", "timestamp", "digest", "text_hash", "expressive"}
     return [
         {
@@ -97,6 +100,7 @@ def _records(stores: Stores, records: list[dict[str, Any]]) -> list[dict[str, An
             "timestamp": record["timestamp"].isoformat(),
             **{name: value for name, value in record.items() if name not in ours},
             "inferred_intent": inferred.get(record.get("text_hash", "")),
+            "mentioned_campaigns": list(named.get(record.get("text_hash", ""), ())),
         }
         for record in records
     ]

@@ -1,10 +1,10 @@
 """What ties a person to a campaign or an intent, folded from their records. Pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from persona.schemas import Engagement, Event, ExpressedIntent, Fact
+from persona.schemas import Engagement, Event, ExpressedIntent, Fact, Mention
 
 EVENT_WEIGHTS: dict[Event, float] = {
     Event.IMPRESSION: 0.05,
@@ -17,6 +17,8 @@ EVENT_WEIGHTS: dict[Event, float] = {
     Event.UNSUBSCRIBE: -1.0,
 }
 """How strongly an event ties a person to a campaign, in [-1, 1]."""
+MENTION_WEIGHT = 1.0
+"""How strongly naming a campaign ties a conversation to it, on the scale of the events: people name what they care for."""
 EVENT_NAMES = tuple(event.value for event in Event)
 
 
@@ -55,6 +57,27 @@ def expressed_intents(history: Iterable[Mapping[str, Any]], inferred: Mapping[st
             last_message_id=record["_id"],
         )
     return list(folded.values())
+
+
+def mentions_of(
+    users: Iterable[str], history: Iterable[Mapping[str, Any]], named: Mapping[str, Sequence[str]]
+) -> dict[str, list[Mention]]:
+    """The campaigns that each of these users' messages name, by user id.
+
+    `history` is by user and time, `named` maps text hash to the ids of the campaigns in the text. Who named none has an empty list.
+    """
+    folded: dict[str, dict[str, Mention]] = {user: {} for user in users}
+    for record in history:
+        of_user = folded[record["user_id"]]
+        for campaign in named.get(record.get("text_hash", ""), ()):
+            before = of_user.get(campaign)
+            of_user[campaign] = Mention(
+                campaign_id=campaign,
+                count=(before.count if before else 0) + 1,
+                last_at_ms=_ms(record["timestamp"]),
+                last_message_id=record["_id"],
+            )
+    return {user: list(mentions.values()) for user, mentions in folded.items()}
 
 
 def fact_of(record: Mapping[str, Any]) -> Fact:

@@ -6,18 +6,26 @@ Evidence speaks of others as counts only, never by id or word.
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from heapq import nlargest
+from operator import itemgetter
 from typing import Any, Protocol
 
 import numpy as np
 
 from persona.ranking.context import Context
 from persona.ranking.model import UNSEEN, RankingModel
-from persona.schemas import Campaign, NeighbourVote, SimilarConversation, Vector
+from persona.ranking.relations import NOT_THEIRS
+from persona.schemas import Campaign, NeighbourVote, RelatedVote, SimilarConversation, Vector
 
 NEIGHBOURS = 100
 CANDIDATES = 300
 SHARPNESS = 4
 """Similarities are raised to this power, so that near neighbours outweigh many far ones."""
+MENTION_WEIGHT = 0.5
+"""A campaign that was named once is half as strong a tie as one that was converted on."""
+LONGEST_HISTORY = 50
+"""Campaigns of a history that relations are asked for, those that weigh most: a longer one costs time and adds next to nothing."""
+MS_PER_DAY = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +52,7 @@ class GraphSearch(Protocol):
     def campaigns_of(
         self, neighbours: Mapping[str, float], *, now_ms: int, half_life_days: float, limit: int
     ) -> list[NeighbourVote]: ...
+    def related_campaigns(self, history: Mapping[str, float], *, generation: str, limit: int) -> list[RelatedVote]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,8 @@ class Sources:
     model: RankingModel
     now_ms: int
     channel: str | None
+    generation: str | None
+    """Whose relations count; None: nobody's."""
 
 
 Channel = Callable[[Context, Sources], list[Candidate]]
@@ -70,7 +81,7 @@ def similar_users(context: Context, sources: Sources) -> list[Candidate]:
     if not neighbours:
         return []
     votes = sources.graph.campaigns_of(
-        neighbours, now_ms=sources.now_ms, half_life_days=sources.model.half_life_days * 4, limit=CANDIDATES
+        neighbours, now_ms=sources.now_ms, half_life_days=sources.model.taste_half_life_days, limit=CANDIDATES
     )
     return [
         Candidate(vote.campaign_id, vote.score / np.sqrt(1 + sources.model.strength_of(vote.campaign_id)), {"users": vote.users})
@@ -91,6 +102,66 @@ def similar_conversations(context: Context, sources: Sources) -> list[Candidate]
             scores[campaign] += _sharpened(conversation.similarity) * strength
             counts[campaign] += strength > 0
     return [Candidate(campaign, score, {"conversations": counts[campaign]}) for campaign, score in scores.items() if score > 0]
+
+
+def weighted_history(context: Context, *, now_ms: int, half_life_days: float) -> dict[str, float]:
+    """Campaign id to how strongly the person is tied to it now, in (0, 1], by what they did or named.
+
+    What was only shown to them, or what they refused, is no tie.
+    """
+
+    def decayed(weight: float, at_ms: int) -> float:
+        age_days = max(now_ms - at_ms, 0) / MS_PER_DAY
+        return weight * float(0.5 ** (age_days / half_life_days))
+
+    history = {
+        mention.campaign_id: decayed(min(mention.count * MENTION_WEIGHT, 1.0), mention.last_at_ms)
+        for mention in context.mentioned.values()
+    }
+    for engagement in context.history:
+        campaign, weight = engagement.campaign_id, decayed(engagement.weight, engagement.last_at_ms)
+        if engagement.weight <= 0:
+            history.pop(campaign, None)
+        elif not engagement.counts.keys() <= NOT_THEIRS:
+            history[campaign] = max(weight, history.get(campaign, 0.0))
+    return history
+
+
+def related(context: Context, sources: Sources) -> list[Candidate]:
+    """What goes together with what the person engaged with."""
+    history = weighted_history(context, now_ms=sources.now_ms, half_life_days=sources.model.taste_half_life_days)
+    if not history or sources.generation is None:
+        return []
+    strongest = dict(nlargest(LONGEST_HISTORY, history.items(), key=itemgetter(1, 0)))
+    votes = sources.graph.related_campaigns(strongest, generation=sources.generation, limit=CANDIDATES)
+    return [
+        Candidate(
+            vote.campaign_id,
+            vote.score,
+            {
+                "because": vote.because,
+                "support": vote.support,
+                "weight": vote.weight,
+                "run_id": vote.run_id,
+                **_named(vote.because, context),
+            },
+        )
+        for vote in votes
+        if vote.score > 0
+    ]
+
+
+def mentions(context: Context, sources: Sources) -> list[Candidate]:
+    """Campaigns that the person's messages name, by how often and how lately."""
+    half_life_ms = sources.model.half_life_days * MS_PER_DAY
+    return [
+        Candidate(
+            mention.campaign_id,
+            mention.count * 0.5 ** (max(sources.now_ms - mention.last_at_ms, 0) / half_life_ms),
+            {"messages": mention.count, **_named(mention.campaign_id, context)},
+        )
+        for mention in context.mentioned.values()
+    ]
 
 
 def intents(context: Context, sources: Sources) -> list[Candidate]:
@@ -134,6 +205,8 @@ def engagement(context: Context, sources: Sources) -> list[Candidate]:
 CHANNELS: dict[str, Channel] = {
     "similar_conversations": similar_conversations,
     "similar_users": similar_users,
+    "related": related,
+    "mentions": mentions,
     "intents": intents,
     "content": content,
     "engagement": engagement,
@@ -143,3 +216,9 @@ CHANNELS: dict[str, Channel] = {
 
 def _sharpened(similarity: float) -> float:
     return max(similarity, 0.0) ** SHARPNESS
+
+
+def _named(campaign_id: str, context: Context) -> dict[str, str]:
+    """The message in which the person last named the campaign; texts of nobody in particular have no id."""
+    mention = context.mentioned.get(campaign_id)
+    return {"message_id": mention.last_message_id} if mention and mention.last_message_id else {}

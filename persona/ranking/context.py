@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from persona.schemas import Customer, Engagement, ExpressedIntent, Vector
+from persona.schemas import Customer, Engagement, ExpressedIntent, Mention, Vector
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,10 @@ class Decision:
     at: datetime
 
 
+Decisions = Mapping[str | None, Sequence[Decision]]
+"""Decisions by campaign; under None those that concern more than one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """A person, or a few texts of nobody in particular."""
@@ -24,11 +28,13 @@ class Context:
     user_id: str | None
     vector: Vector | None = None
     intents: Mapping[str, ExpressedIntent] = field(default_factory=dict)
+    mentioned: Mapping[str, Mention] = field(default_factory=dict)
+    """Campaigns that the messages name."""
     history: Sequence[Engagement] = ()
     customer: Customer | None = None
-    decisions: Sequence[Decision] = ()
+    decisions: Decisions = field(default_factory=dict)
 
     @property
     def known(self) -> bool:
         """Whether this person ever said or did anything."""
-        return self.vector is not None or bool(self.history) or bool(self.intents)
+        return self.vector is not None or any((self.history, self.intents, self.mentioned, self.decisions))

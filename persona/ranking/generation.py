@@ -1,7 +1,10 @@
 """Whether a fitted model goes into service: a pure decision, and the id of what is published."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
+
+from pydantic import BaseModel
 
 from persona.ranking.model import RankingModel
 
@@ -14,13 +17,41 @@ class Decision:
     reason: str
 
 
-def decide(candidate: RankingModel, in_force: RankingModel | None) -> Decision:
-    """Publish the first model, and any that was fitted on other data than the one in force."""
-    if in_force is None:
-        return Decision(True, "the first model: it serves from priors until there is something to compare it with")
-    if candidate.fingerprint == in_force.fingerprint:
+class Verdict(BaseModel):
+    """Whether a candidate may take the place of the generation in force, as the evaluation found."""
+
+    fingerprint: str
+    """Of the candidate."""
+    in_force: str | None
+    """The generation that it was compared with."""
+    publish: bool
+    reason: str
+    value: float = 0.0
+    """The figure that decided, beside the limit that it should keep."""
+    limit: float = 0.0
+    held: bool = False
+    """Nothing may serve it before a person has looked at it, not even where nothing else serves."""
+
+
+def decide(
+    candidate: RankingModel,
+    in_force: tuple[str, RankingModel] | None,
+    verdict: Verdict | None,
+    *,
+    withdrawn: Collection[str] = (),
+) -> Decision:
+    """Publish a candidate that was fitted on other data than the generation in force, if the evaluation does not speak against it.
+
+    Not one whose fingerprint is among the `withdrawn`: a person rolled it back.
+    """
+    name, serving = in_force or (None, None)
+    if serving is not None and candidate.fingerprint == serving.fingerprint:
         return Decision(False, "nothing has changed since the generation in force was fitted")
-    return Decision(True, "fitted on newer data")
+    if candidate.fingerprint in withdrawn:
+        return Decision(False, "it was rolled back; `persona generations publish` puts it in force again")
+    if verdict is None or (verdict.fingerprint, verdict.in_force) != (candidate.fingerprint, name):
+        return Decision(False, "the candidate has not been compared with the generation in force: ranking_evaluation does that")
+    return Decision(verdict.publish, verdict.reason)
 
 
 def generation_id(at: datetime) -> str:

@@ -2,22 +2,29 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 
 from pydantic import BaseModel
 
 from persona.projections.engagements import EVENT_WEIGHTS
+from persona.ranking.relations import RelationsSummary
 from persona.schemas import DayBucket, Event
 
 PRIOR_WEIGHTS: dict[str, float] = {
-    "similar_conversations": 0.30,
-    "similar_users": 0.15,
-    "intents": 0.30,
-    "content": 0.10,
-    "engagement": 0.15,
+    "similar_conversations": 0.36,
+    "similar_users": 0.04,
+    "related": 0.19,
+    "mentions": 0.02,
+    "intents": 0.25,
+    "content": 0.07,
+    "engagement": 0.07,
 }
-"""How much each channel counts before there is data to tune on."""
+"""How much each channel counts before there is data to tune on: what did best on conversations with new people, and, for the
+channels that need no words, on events whose popularity drifts."""
 HALF_LIFE_DAYS = 7.0
+"""How fast popularity fades before there is data to learn it from."""
+TASTE_HALF_LIVES, LEAST_TASTE_DAYS = 4.0, 30.0
+"""What people engaged with tells of them for so many times as long as a campaign does well, and never less than a month."""
 PRIOR_APPROVALS, PRIOR_REFUSALS = 2.0, 1.0
 """Beta prior of a campaign's approval: three imagined answers, two of them favourable."""
 PRIOR_STRENGTH = EVENT_WEIGHTS[Event.IMPRESSION]
@@ -46,17 +53,43 @@ UNSEEN = Figures(strength=0.0, approval=PRIOR_APPROVALS / (PRIOR_APPROVALS + PRI
 """How a campaign does that nobody has seen."""
 
 
+class Judgement(BaseModel):
+    """The window on which a model was judged, as it was then: what the next model is compared with."""
+
+    start_ms: int
+    end_ms: int
+    engaged: dict[str, float]
+    """Campaign to its share of what people engaged with for the first time; empty where that was too little to compare."""
+
+
 class RankingModel(BaseModel):
     """What a generation holds."""
 
     weights: dict[str, float]
+    tuned_on: int = 0
+    """Queries that the weights were tuned on; 0: they are the prior."""
     half_life_days: float
+    judged_on: Judgement | None = None
+    """None before the evaluation."""
     newest_day: str | None
     facts: int
     fingerprint: str
     """Of everything the model was fitted on: the same data, the same model."""
     figures: dict[str, dict[str, Figures]]
     """By channel (empty: any), then campaign."""
+    relations: RelationsSummary = RelationsSummary()
+    """What was learned of which campaigns go together; the relations themselves are kept apart, by the fingerprint."""
+
+    @property
+    def as_of(self) -> datetime:
+        """The end of the newest day, UTC; the epoch where there is none."""
+        day = date.fromisoformat(self.newest_day) + timedelta(days=1) if self.newest_day else date(1970, 1, 1)
+        return datetime(day.year, day.month, day.day, tzinfo=UTC)
+
+    @property
+    def taste_half_life_days(self) -> float:
+        """How fast what people engaged with ceases to tell what they like."""
+        return max(TASTE_HALF_LIVES * self.half_life_days, LEAST_TASTE_DAYS)
 
     @property
     def overall(self) -> Mapping[str, Figures]:
@@ -67,25 +100,30 @@ class RankingModel(BaseModel):
         """The campaigns' figures on a channel; over all channels where none is asked for or nothing happened on it."""
         return self.figures.get(channel or ANY_CHANNEL) or self.overall
 
+    def shares(self) -> dict[str, float]:
+        """Each campaign's share of all that people do lately: what ranks them for those of whom nothing is known."""
+        total = sum(figures.strength for figures in self.overall.values())
+        return {campaign: figures.strength / total for campaign, figures in self.overall.items()} if total else {}
+
     def strength_of(self, campaign_id: str) -> float:
         """Decayed positive engagement over all channels; 0 for a campaign the model does not know."""
         known = self.overall.get(campaign_id)
         return known.strength if known else 0.0
 
 
-def fit(buckets: Iterable[DayBucket], *, facts: int, fingerprint: str) -> RankingModel:
-    """Fit the campaigns' figures from day buckets, decayed relative to the newest day among them."""
+def fit(buckets: Iterable[DayBucket], *, facts: int, fingerprint: str, half_life_days: float = HALF_LIFE_DAYS) -> RankingModel:
+    """Fit the campaigns' figures from day buckets, decayed relative to the newest day among them; the weights are the prior."""
     rows = list(buckets)
     newest = max((date.fromisoformat(row.day) for row in rows), default=None)
     grouped: dict[str, dict[str, list[tuple[DayBucket, float]]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         age = (newest - date.fromisoformat(row.day)).days if newest else 0
-        decayed = row.n * 0.5 ** (age / HALF_LIFE_DAYS)
+        decayed = row.n * 0.5 ** (age / half_life_days)
         grouped[ANY_CHANNEL][row.campaign_id].append((row, decayed))
         grouped[row.channel][row.campaign_id].append((row, decayed))
     return RankingModel(
         weights=dict(PRIOR_WEIGHTS),
-        half_life_days=HALF_LIFE_DAYS,
+        half_life_days=half_life_days,
         newest_day=newest.isoformat() if newest else None,
         facts=facts,
         fingerprint=fingerprint,

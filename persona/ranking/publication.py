@@ -1,17 +1,32 @@
 """Fitting a candidate from the stores and putting it in force: the order of things. The fit and the decision are pure, elsewhere."""
 
 import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import groupby
+from operator import itemgetter
 
+from pymongo.client_session import ClientSession
+
+from persona.errors import NotFound
+from persona.pipeline import sinks
 from persona.pipeline.draining import Pipeline
+from persona.pipeline.lease import Lease
 from persona.pipeline.stages import CODE_VERSIONS, PROJECTIONS
-from persona.ranking.generation import Decision, decide, generation_id
+from persona.ranking.decay import choose_half_life
+from persona.ranking.generation import Decision, Verdict, decide, generation_id
 from persona.ranking.model import RankingModel, fit
+from persona.ranking.relations import Row, learn, rows_of
+from persona.stores.graph import Graph
 from persona.stores.warehouse import Warehouse
 
 GROWTH = 1.2
 """A model is fitted anew when there are this many times the facts it was fitted on."""
+PEOPLE_AT_ONCE = 1_000
+KEPT = 10
+"""Published generations, the newest, that can be put in force again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +47,14 @@ class Published:
     folder_state: str
 
 
+@dataclass(frozen=True, slots=True)
+class Swapped:
+    """What a person put in force."""
+
+    generation: str
+    instead_of: str | None
+
+
 def fit_is_due(pipeline: Pipeline) -> bool:
     """Whether there is something to fit and no generation, or the facts grew by a fifth since the last candidate."""
     stored = pipeline.documents.generations.candidate()
@@ -45,32 +68,150 @@ def fit_candidate(pipeline: Pipeline, warehouse: Warehouse, *, run_id: str) -> F
     """Fit on everything the projections hold; nothing is written when that is what the last candidate was fitted on."""
     ledger, generations = pipeline.documents.ledger, pipeline.documents.generations
     with pipeline.recorded(run_id, "ranking_model") as count, pipeline.lease(run_id, "ranking_model") as lease:
-        inputs = [ledger.fingerprint(projection) for projection in PROJECTIONS] + [CODE_VERSIONS["ranking_model"]]
+        # part of the fingerprint: an erasure takes facts away and leaves the ledger's drops as they are
+        facts = warehouse.fact_count()
+        inputs = [ledger.fingerprint(projection) for projection in PROJECTIONS] + [str(facts), CODE_VERSIONS["ranking_model"]]
         fingerprint = hashlib.sha256("\n".join(inputs).encode()).hexdigest()[:16]
         stored = generations.candidate()
         model = RankingModel.model_validate(stored) if stored else None
         if model is None or model.fingerprint != fingerprint:
-            model = fit(warehouse.day_buckets(), facts=warehouse.fact_count(), fingerprint=fingerprint)
+            buckets = warehouse.day_buckets()
+            half_life = choose_half_life(buckets)
+            model = fit(buckets, facts=facts, fingerprint=fingerprint, half_life_days=half_life)
+            campaigns = {*model.overall, *pipeline.documents.embeddings.mentioned_campaigns()}
+            learned = learn(_rows_of_everybody(pipeline, lease, model), campaigns)
+            model = model.model_copy(update={"relations": learned.summary})
+            lease.check()
+            pipeline.documents.relations.put(fingerprint, learned.relations, run_id=run_id)
             lease.check()
             generations.put_candidate(model.model_dump())
+            _forget_relations(pipeline, lease)
             count(len(model.overall))
         return Fitted(model, ledger.arrivals(applied_by=PROJECTIONS))
 
 
-def publish_candidate(pipeline: Pipeline, *, run_id: str) -> Published:
+def publish_candidate(pipeline: Pipeline, graph: Graph, *, run_id: str) -> Published:
     """Decide on the candidate and, if it is to serve, put it in force. Without a candidate nothing is published."""
     generations = pipeline.documents.generations
     with pipeline.recorded(run_id, "generation") as count, pipeline.lease(run_id, "generation") as lease:
         in_force, stored = generations.in_force(), generations.candidate()
         state = pipeline.documents.ledger.arrivals(applied_by=PROJECTIONS)
-        if stored is None:
-            return Published(Decision(False, "no model has been fitted yet"), None, "none", state)
-        candidate = RankingModel.model_validate(stored)
-        decision = decide(candidate, RankingModel.model_validate(in_force[1]) if in_force else None)
         name = in_force[0] if in_force else None
+        if stored is None:
+            return Published(Decision(False, "no model has been fitted yet"), name, "none", state)
+        candidate = RankingModel.model_validate(stored)
+        report = generations.report(candidate.fingerprint)
+        verdict = Verdict.model_validate(report["verdict"]) if report else None
+        serving = (in_force[0], RankingModel.model_validate(in_force[1])) if in_force else None
+        decision = decide(candidate, serving, verdict, withdrawn=generations.withdrawn())
         if decision.publish:
-            lease.check()
-            name = generation_id(datetime.now(UTC))
-            generations.publish(name, stored)
+            name = _publish(pipeline, graph, lease, candidate, decision.reason)
+            pipeline.announce(run_id)
             count(1)
+        elif serving is None or candidate.fingerprint != serving[1].fingerprint:  # what serves is no refused candidate
+            lease.check()
+            generations.refuse_candidate(decision.reason)
         return Published(decision, name, f"{candidate.fingerprint}-{CODE_VERSIONS['generation']}", state)
+
+
+# -- by hand ----------------------------------------------------------------------------------------------------------------
+
+
+def publish_by_hand(pipeline: Pipeline, graph: Graph, generation: str | None, *, run_id: str) -> Swapped:
+    """Put a kept generation in force, or the candidate where none is named, whatever was decided on it.
+
+    Raises `NotFound` where there is no such generation, or no candidate.
+    """
+    generations = pipeline.documents.generations
+    with _by_hand(pipeline, run_id, "publish") as lease:
+        serving = generations.in_force_id()
+        if generation is not None:
+            found = generations.get(generation)
+            if found is None:
+                raise NotFound(
+                    f"there is no generation {generation}", hint="`persona generations list` shows those that are kept."
+                )
+            fingerprint = RankingModel.model_validate(found.model).fingerprint
+            _swap(
+                pipeline, graph, lease, generation, fingerprint,
+                lambda session: generations.put_in_force(generation, session=session),
+            )  # fmt: skip
+            return Swapped(generation, serving)
+        stored = generations.candidate()
+        if stored is None:
+            raise NotFound("no model has been fitted yet", hint="`persona materialize` fits one.")
+        refusal = generations.refusal()
+        reason = f"published by hand, though: {refusal}" if refusal else "published by hand"
+        return Swapped(_publish(pipeline, graph, lease, RankingModel.model_validate(stored), reason), serving)
+
+
+def roll_back(pipeline: Pipeline, graph: Graph, *, run_id: str) -> Swapped:
+    """Put the generation in force that served before; the one that is withdrawn is not published again but by hand.
+
+    Raises `NotFound` where none served before.
+    """
+    generations = pipeline.documents.generations
+    with _by_hand(pipeline, run_id, "rollback") as lease:
+        serving, former = generations.in_force_id(), generations.former()
+        found = generations.get(former) if former else None
+        if found is None:
+            raise NotFound("no generation served before", hint="`persona generations list` shows those that are kept.")
+        fingerprint = RankingModel.model_validate(found.model).fingerprint
+        _swap(pipeline, graph, lease, found.id, fingerprint, lambda session: generations.roll_back(session=session))
+        return Swapped(found.id, serving)
+
+
+# -- in one order -----------------------------------------------------------------------------------------------------------
+
+
+def _publish(pipeline: Pipeline, graph: Graph, lease: Lease, model: RankingModel, reason: str) -> str:
+    """Put the model in force as a generation of its own; return its id."""
+    generations = pipeline.documents.generations
+    name = generation_id(datetime.now(UTC))
+    _swap(
+        pipeline, graph, lease, name, model.fingerprint,
+        lambda session: generations.publish(name, model.model_dump(), reason=reason, session=session),
+    )  # fmt: skip
+    return name
+
+
+def _swap(
+    pipeline: Pipeline, graph: Graph, lease: Lease, generation: str, fingerprint: str, swap: Callable[[ClientSession], None]
+) -> None:
+    """Let the graph hold what the generation needs, and only then let it serve.
+
+    Who still answers from the one before finds its relations too, until the next swap.
+    """
+    documents = pipeline.documents
+    before = documents.generations.in_force_id()
+    sinks.relate(lease, documents, graph, generation, fingerprint)
+    lease.transaction(swap)
+    graph.fenced(lease.token).forget_relations(but={generation, before or generation})
+    lease.transaction(lambda session: documents.generations.forget_old(keep=KEPT, session=session))
+    _forget_relations(pipeline, lease)
+
+
+def _forget_relations(pipeline: Pipeline, lease: Lease) -> None:
+    """Remove the relations of models that are neither the candidate's nor of a kept generation."""
+    kept = pipeline.documents.generations.fingerprints()
+    lease.transaction(lambda session: pipeline.documents.relations.keep_only(kept, session=session))
+
+
+@contextmanager
+def _by_hand(pipeline: Pipeline, run_id: str, verb: str) -> Iterator[Lease]:
+    with pipeline.recorded(run_id, f"generations {verb}") as count, pipeline.lease(run_id, f"generations {verb}") as lease:
+        yield lease
+        pipeline.announce(run_id)
+        count(1)
+
+
+def _rows_of_everybody(pipeline: Pipeline, lease: Lease, model: RankingModel) -> Iterator[list[Row]]:
+    """What relations are learned from, person by person in the order of their ids, from the truth."""
+    documents, last = pipeline.documents, ""
+    while users := documents.records.users_after(last, limit=PEOPLE_AT_ONCE):
+        lease.check()
+        history = list(documents.records.histories(users))
+        named = documents.embeddings.mentions({record["text_hash"] for record in history if "text_hash" in record})
+        for _, theirs in groupby(history, itemgetter("user_id")):
+            yield rows_of(list(theirs), named, now=model.as_of, half_life_days=model.taste_half_life_days)
+        last = users[-1]

@@ -1,13 +1,14 @@
 """The whole way from a question to an answer: context, channels, fusion, policy, explanation. A store that is down costs its channel."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
-
-from persona.errors import StoreUnavailable
+from persona.errors import NotFound, StoreUnavailable
+from persona.language.mentions import NameFinder
 from persona.ranking.channels import (
     CHANNELS,
     Candidate,
@@ -16,10 +17,13 @@ from persona.ranking.channels import (
     VectorSearch,
 )
 from persona.ranking.context import Context, Decision
-from persona.ranking.explanation import reason_for
+from persona.ranking.diversity import Diversity, Placed, placed
+from persona.ranking.explanation import evidence_of, reason_against, reason_for
 from persona.ranking.fusion import Fused, fuse
+from persona.ranking.holdout import CONTROL, Holdout
 from persona.ranking.model import RankingModel, fit
-from persona.ranking.policy import Request, rule_against
+from persona.ranking.policy import UNKNOWN_CHANNEL, Request, Rule, by_campaign, next_release, rule_against
+from persona.ranking.tracing import Trail
 from persona.schemas import (
     Answer,
     Campaign,
@@ -27,16 +31,21 @@ from persona.schemas import (
     Engagement,
     Event,
     ExpressedIntent,
+    Mention,
     Recommendation,
     Vector,
-    Vectors,
+    Why,
 )
+from persona.settings import Settings
 from persona.stores.documents import Documents
 
 T = TypeVar("T")
 LONGEST_CAP = timedelta(days=365)
+BEGINNING = datetime.min.replace(tzinfo=UTC)
 NO_MODEL = fit([], facts=0, fingerprint="")
 """What ranks before the first generation is published: priors alone."""
+
+NO_NAMES = NameFinder([])
 
 
 class ProfileStore(VectorSearch, Protocol):
@@ -50,6 +59,7 @@ class HistoryStore(GraphSearch, Protocol):
 
     def history_of(self, user_id: str) -> list[Engagement]: ...
     def intents_of(self, user_id: str) -> list[ExpressedIntent]: ...
+    def mentions_of(self, user_id: str) -> list[Mention]: ...
 
 
 class DecisionStore(Protocol):
@@ -76,6 +86,12 @@ class Snapshot:
     """The time of the newest accepted record: what decay counts from."""
     suppressed: frozenset[str] = frozenset()
     """Who is to be left alone, also while the truth does not answer."""
+    unsubscribed: Mapping[str, Collection[tuple[str | None, str]]] = field(default_factory=dict)
+    """Who unsubscribed, from which campaign (None: from more than one) and on which channel; it holds while the truth is silent too."""
+    finder: NameFinder = NO_NAMES
+    """Finds the campaigns that a text names."""
+    may_be_outdated: bool = False
+    """Whether MongoDB did not say if there is a newer one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,18 +105,96 @@ class Query:
     """What was running, capped and consented then; None: now."""
 
 
-def load_snapshot(documents: Documents) -> Snapshot:
-    """The generation in force and the catalog as they are now."""
+def load_snapshot(documents: Documents, *, before: Snapshot | None = None) -> Snapshot:
+    """The generation in force and the catalog as they are now; what costs time is taken from the one `before` if it is the same."""
     in_force = documents.generations.in_force()
     version = documents.catalog.version()
+    campaigns = documents.catalog.campaigns()
     return Snapshot(
         generation=in_force[0] if in_force else None,
         model=RankingModel.model_validate(in_force[1]) if in_force else NO_MODEL,
         catalog_version=version,
-        campaigns={campaign.campaign_id: campaign for campaign in documents.catalog.campaigns()},
+        campaigns={campaign.campaign_id: campaign for campaign in campaigns},
         as_of=documents.records.newest_timestamp(),
+        finder=before.finder if before and before.catalog_version == version else NameFinder(campaigns),
         suppressed=documents.catalog.suppressed(),
+        unsubscribed=documents.records.unsubscribed(),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the settings say about offers to everyone."""
+
+    repeat_conversions: bool = False
+    diversity: Diversity = field(default_factory=Diversity)
+    holdout: Holdout = field(default_factory=Holdout)
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Rules":
+        """As set."""
+        return cls(
+            repeat_conversions=settings.repeat_conversions,
+            diversity=Diversity(settings.category_limit, settings.diversity_lambda),
+            holdout=Holdout(settings.holdout_percent, settings.holdout_salt),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """What every channel together says about a person, before policy."""
+
+    fused: Sequence[Fused]
+    context: Context
+    request: Request
+    held_out: bool
+    diversity: Diversity
+    snapshot: Snapshot
+    as_of: datetime | None
+    degraded: Sequence[str]
+
+    def answer(self, k: int) -> Answer:
+        """The best `k` offers."""
+        return Answer(
+            user_id=self.context.user_id,
+            recommendations=list(islice(self.offers(), k)),
+            generation=self.snapshot.generation,
+            as_of=self.as_of,
+            known_user=self.context.known,
+            degraded=list(self.degraded),
+            holdout=self.held_out,
+        )
+
+    def next_release(self) -> datetime | None:
+        """When a frequency cap lets the next campaign go; None where none holds one back."""
+        return next_release(self.snapshot.campaigns, self.context.decisions, self.request.at)
+
+    def offers(self) -> Iterator[Recommendation]:
+        """What may be offered, best first, each made when it is asked for."""
+        for rank, item in enumerate(self._placed(), 1):
+            yield _offer(item, rank, self.snapshot.campaigns)
+
+    def offer_of(self, campaign_id: str) -> Recommendation | None:
+        """The same, for one campaign alone; None where it is not offered."""
+        if self.rule_against(campaign_id):  # asked of one campaign, not of all that stand above it
+            return None
+        places = enumerate(self._placed(), 1)
+        return next(
+            (_offer(item, rank, self.snapshot.campaigns) for rank, item in places if item.fused.campaign_id == campaign_id), None
+        )
+
+    def rule_against(self, campaign_id: str) -> Rule | None:
+        """The first rule that keeps this campaign of the snapshot from this person."""
+        return rule_against(self.snapshot.campaigns[campaign_id], self.context, self.request)
+
+    def proposal(self, campaign_id: str) -> Fused | None:
+        """What the channels say about one campaign, whether it may be offered or not."""
+        return next((item for item in self.fused if item.campaign_id == campaign_id), None)
+
+    def _placed(self) -> Iterator[Placed]:
+        campaigns = self.snapshot.campaigns
+        allowed = (item for item in self.fused if item.campaign_id in campaigns and not self.rule_against(item.campaign_id))
+        return placed(allowed, campaigns, self.diversity)
 
 
 @dataclass(frozen=True)
@@ -111,41 +205,92 @@ class Recommender:
     graph: HistoryStore
     records: DecisionStore
     customers: CustomerStore
-    repeat_conversions: bool = False
+    rules: Rules = field(default_factory=Rules)
 
     def for_user(self, user_id: str, query: Query, snapshot: Snapshot) -> Answer:
         """What to offer this person; an unknown one gets what does well now.
 
         Raises `StoreUnavailable` when no channel is left.
         """
-        degraded = Degraded()
-        in_snapshot: Customer | None = Customer(user_id=user_id, suppressed=user_id in snapshot.suppressed)
-        customer: Customer | None = degraded.unless(lambda: self.customers.customer(user_id), in_snapshot)
-        history: list[Engagement] = degraded.unless(lambda: self.graph.history_of(user_id), [])
-        expressed: list[ExpressedIntent] = degraded.unless(lambda: self.graph.intents_of(user_id), [])
-        context = Context(
-            user_id=user_id,
-            vector=degraded.unless(lambda: self.vectors.user_vector(user_id), None),
-            intents={intent.intent: intent for intent in expressed},
-            history=history,
-            customer=customer,
-            decisions=degraded.unless(lambda: self._decisions(user_id, query), _decisions_in(history)),
-        )
-        return self._answer(context, query, snapshot, degraded)
+        return self.ranking_for(user_id, query, snapshot, Degraded()).answer(query.k)
 
-    def for_texts(self, vectors: Vectors, intents: Sequence[str], query: Query, snapshot: Snapshot) -> Answer:
-        """What to offer someone who says this: `vectors` of shape (n, dimension), and the intents found in the texts."""
-        mean = np.mean(vectors, axis=0) if len(vectors) else np.zeros(0)
-        norm = float(np.linalg.norm(mean))
+    def why(self, user_id: str, campaign_id: str, query: Query, snapshot: Snapshot, trail: Trail) -> Why:
+        """Why this person is offered this campaign, or the rule that keeps it out: by the same ranking as `for_user`.
+
+        Raises `NotFound` for a campaign that the catalog does not know, `StoreUnavailable` when no channel is left.
+        """
+        if campaign_id not in snapshot.campaigns:
+            raise NotFound(f"no such campaign: {campaign_id}", hint="Campaigns come from catalogs and from drops.")
+        degraded = Degraded()
+        ranking = self.ranking_for(user_id, query, snapshot, degraded)
+        offer, proposal = ranking.offer_of(campaign_id), ranking.proposal(campaign_id)
+        rule = None if offer else ranking.rule_against(campaign_id) or Rule.NOT_PROPOSED
+        evidence = offer.evidence if offer else evidence_of(proposal) if proposal else []
+        with_figures = [{**part, **_figures_behind(part, snapshot.model)} for part in evidence]
+        nowhere: list[dict[str, Any]] = [{**part, "sources": []} for part in with_figures]
+        unknown: list[dict[str, Any]] = []
+        traced = degraded.unless(lambda: trail.traced(user_id, campaign_id, with_figures), nowhere)
+        history = degraded.unless(lambda: trail.history(user_id, campaign_id), unknown)
+        return Why(
+            user_id=user_id,
+            campaign_id=campaign_id,
+            offered=offer is not None,
+            rank=offer.rank if offer else None,
+            ranking_score=proposal.score if proposal else None,
+            rule=rule.value if rule else None,
+            reason=reason_against(rule) if rule else reason_for(evidence, snapshot.campaigns),
+            evidence=traced,
+            history=history,
+            generation=snapshot.generation,
+            as_of=ranking.as_of,
+            known_user=ranking.context.known,
+            degraded=sorted(degraded.stores),
+            holdout=ranking.held_out,
+        )
+
+    def for_texts(
+        self, texts: Sequence[str], vector: Vector | None, intents: Sequence[str], query: Query, snapshot: Snapshot
+    ) -> Answer:
+        """What to offer someone who says these texts now: the `vector` of them all in one (see `in_one`), and the intents found."""
         expressed = {
             intent: ExpressedIntent(user_id="", intent=intent, count=intents.count(intent), last_at_ms=0, last_message_id="")
             for intent in dict.fromkeys(intents)
         }
-        vector = (mean / norm).astype(np.float32) if norm else None
-        return self._answer(Context(user_id=None, vector=vector, intents=expressed), query, snapshot, Degraded())
+        named = Counter(campaign for text in texts for campaign in snapshot.finder.find(text))
+        now_ms = _now_ms(query, snapshot)
+        context = Context(
+            user_id=None,
+            vector=vector,
+            intents=expressed,
+            mentioned={campaign: Mention(campaign, count, now_ms, "") for campaign, count in named.items()},
+        )
+        return self._ranking(context, query, snapshot, Degraded()).answer(query.k)
+
+    def ranking_for(self, user_id: str, query: Query, snapshot: Snapshot, degraded: "Degraded") -> Ranking:
+        """Everything that could be said to this person; `degraded` collects the stores that did not answer.
+
+        Raises `StoreUnavailable` when no channel is left.
+        """
+        in_snapshot: Customer | None = Customer(user_id=user_id, suppressed=user_id in snapshot.suppressed)
+        customer: Customer | None = degraded.unless(lambda: self.customers.customer(user_id), in_snapshot)
+        history: list[Engagement] = degraded.unless(lambda: self.graph.history_of(user_id), [])
+        expressed: list[ExpressedIntent] = degraded.unless(lambda: self.graph.intents_of(user_id), [])
+        mentioned: list[Mention] = degraded.unless(lambda: self.graph.mentions_of(user_id), [])
+        seen_elsewhere = [*_unsubscribes(snapshot.unsubscribed.get(user_id, ())), *_decisions_in(history)]
+        context = Context(
+            user_id=user_id,
+            vector=degraded.unless(lambda: self.vectors.user_vector(user_id), None),
+            intents={intent.intent: intent for intent in expressed},
+            mentioned={mention.campaign_id: mention for mention in mentioned},
+            history=history,
+            customer=customer,
+            decisions=by_campaign(degraded.unless(lambda: self._decisions(user_id, query), seen_elsewhere), until=query.at),
+        )
+        return self._ranking(context, query, snapshot, degraded)
 
     def _decisions(self, user_id: str, query: Query) -> list[Decision]:
-        since = (query.at or datetime.now(UTC)) - LONGEST_CAP
+        at = query.at or datetime.now(UTC)
+        since = at - min(LONGEST_CAP, at - BEGINNING)
         return [
             Decision(
                 event=record["event"], campaign_id=record.get("campaign_id"), channel=record["channel"], at=record["timestamp"]
@@ -153,66 +298,87 @@ class Recommender:
             for record in self.records.decisions_of(user_id, impressions_since=since)
         ]
 
-    def _answer(self, context: Context, query: Query, snapshot: Snapshot, degraded: "Degraded") -> Answer:
-        as_of = query.at or snapshot.as_of
+    def _ranking(self, context: Context, query: Query, snapshot: Snapshot, degraded: "Degraded") -> Ranking:
+        if snapshot.may_be_outdated:
+            degraded.stores.add("mongodb")
+        held_out = context.user_id is not None and self.rules.holdout.has(context.user_id)
         sources = Sources(
             vectors=self.vectors,
             graph=self.graph,
             campaigns=snapshot.campaigns,
             model=snapshot.model,
-            now_ms=round(as_of.timestamp() * 1000) if as_of else 0,
+            now_ms=_now_ms(query, snapshot),
             channel=query.channel,
+            generation=snapshot.generation,
         )
         proposals: dict[str, Sequence[Candidate]] = {
             name: degraded.unless(lambda channel=channel: channel(context, sources), [])  # type: ignore[misc]
             for name, channel in CHANNELS.items()
+            if name == CONTROL or not held_out
         }
         if degraded.stores and not any(proposals.values()):
             raise StoreUnavailable(", ".join(sorted(degraded.stores)), "no channel is left to answer from")
-        return Answer(
-            user_id=context.user_id,
-            recommendations=self._offers(fuse(proposals, snapshot.model.weights), context, query, snapshot),
-            generation=snapshot.generation,
-            as_of=as_of,
-            known_user=context.known,
+        return Ranking(
+            fused=fuse(proposals, {CONTROL: 1.0} if held_out else snapshot.model.weights),
+            context=context,
+            request=Request(
+                at=query.at or datetime.now(UTC),
+                channel=query.channel,
+                exclude=frozenset(query.exclude),
+                repeat_conversions=self.rules.repeat_conversions,
+            ),
+            held_out=held_out,
+            diversity=Diversity() if held_out else self.rules.diversity,
+            snapshot=snapshot,
+            as_of=_as_of(query, snapshot),
             degraded=sorted(degraded.stores),
         )
 
-    def _offers(self, ranked: Sequence[Fused], context: Context, query: Query, snapshot: Snapshot) -> list[Recommendation]:
-        request = Request(
-            at=query.at or datetime.now(UTC),
-            channel=query.channel,
-            exclude=frozenset(query.exclude),
-            repeat_conversions=self.repeat_conversions,
-        )
-        offers: list[Recommendation] = []
-        for item in ranked:
-            campaign = snapshot.campaigns.get(item.campaign_id)
-            if campaign is None or rule_against(campaign, context, request) is not None:
-                continue
-            evidence = item.evidence
-            offers.append(
-                Recommendation(
-                    campaign_id=item.campaign_id,
-                    ranking_score=item.score,
-                    reason=reason_for(evidence),
-                    rank=len(offers) + 1,
-                    evidence=evidence,
-                )
-            )
-            if len(offers) == query.k:
-                break
-        return offers
+
+def _offer(item: Placed, rank: int, campaigns: Mapping[str, Campaign]) -> Recommendation:
+    evidence = evidence_of(item.fused, moved_down=item.moved_down)
+    return Recommendation(
+        campaign_id=item.fused.campaign_id,
+        ranking_score=item.fused.score,
+        reason=reason_for(evidence, campaigns),
+        rank=rank,
+        evidence=evidence,
+    )
 
 
-def _decisions_in(history: Sequence[Engagement]) -> list[Decision]:
-    """The lasting decisions that the graph's folded history shows: what policy falls back on when the truth does not answer."""
-    return [
-        Decision(event, engagement.campaign_id, "unknown", datetime.fromtimestamp(engagement.last_at_ms / 1000, UTC))
+def _figures_behind(part: Mapping[str, Any], model: RankingModel) -> dict[str, Any]:
+    """What the engagement channel's figures are decayed by, and from when."""
+    if part["channel"] != CONTROL:
+        return {}
+    return {"half_life_days": model.half_life_days, "newest_day": model.newest_day}
+
+
+def _as_of(query: Query, snapshot: Snapshot) -> datetime | None:
+    """When it is, as far as decay is concerned."""
+    return query.at or snapshot.as_of
+
+
+def _now_ms(query: Query, snapshot: Snapshot) -> int:
+    as_of = _as_of(query, snapshot)
+    return round(as_of.timestamp() * 1000) if as_of else 0
+
+
+def _unsubscribes(known: Collection[tuple[str | None, str]]) -> Iterator[Decision]:
+    """Of unknown time: they hold at any that is asked about."""
+    return (Decision(Event.UNSUBSCRIBE, campaign_id, channel, BEGINNING) for campaign_id, channel in known)
+
+
+def _decisions_in(history: Sequence[Engagement]) -> Iterator[Decision]:
+    """The decisions that the graph's folded history shows: what policy falls back on when the truth does not answer.
+
+    All are taken to have been as late as the newest event between the two, so that a cap rather holds too long than not long enough.
+    """
+    return (
+        Decision(event, engagement.campaign_id, UNKNOWN_CHANNEL, datetime.fromtimestamp(engagement.last_at_ms / 1000, UTC))
         for engagement in history
-        for event in (Event.CONVERSION, Event.DISMISS, Event.UNSUBSCRIBE)
-        if engagement.counts.get(event)
-    ]
+        for event in (Event.CONVERSION, Event.DISMISS, Event.UNSUBSCRIBE, Event.IMPRESSION)
+        for _ in range(engagement.counts.get(event, 0))
+    )
 
 
 class Degraded:

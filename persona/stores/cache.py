@@ -89,10 +89,15 @@ class Cache:
 
     def clear(self) -> None:
         """Remove everyone's answers, and keep out any that is being computed now."""
+        self.announce()
         with _translated():
-            self._client.set(EPOCH_KEY, secrets.token_hex(8))
             for part in chunks(list(self._client.scan_iter(ANSWERS_PATTERN, count=KEYS_PER_SCAN)), KEYS_PER_SCAN):
                 self._client.unlink(*part)
+
+    def announce(self) -> None:
+        """Let everyone who reads from now on know that something has changed that answers rest on: the epoch is another."""
+        with _translated():
+            self._client.set(EPOCH_KEY, secrets.token_hex(8))
 
     def keeps(self, user_id: str) -> bool:
         """Whether an answer for this person is kept."""
@@ -110,6 +115,11 @@ class Cache:
         """Return when the server answers; raise `StoreUnavailable` or `StoreRefused`."""
         with _translated():
             self._client.ping()
+
+
+def epoch_of(version: str) -> str:
+    """The part of a person's version that is everyone's: it moves with `announce` and `clear`."""
+    return version.partition(":")[0]
 
 
 @contextmanager

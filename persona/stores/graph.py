@@ -1,9 +1,9 @@
-"""Who engaged with what, and who means what: people, campaigns and intents in Neo4j over Bolt.
+"""Who engaged with what, who named what, and who means what: people, campaigns and intents in Neo4j over Bolt.
 
 A projection of MongoDB: every write can be repeated, the whole graph rebuilt. Weights and counts are computed elsewhere.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, Self, TypeVar
 
@@ -21,7 +21,7 @@ from neo4j import (
 from neo4j.exceptions import AuthError, ConstraintError, DriverError, Neo4jError
 
 from persona.errors import PersonaError, StoreRefused, StoreUnavailable
-from persona.schemas import Campaign, Engagement, Event, ExpressedIntent, NeighbourVote
+from persona.schemas import Campaign, Engagement, Event, ExpressedIntent, Mention, NeighbourVote, RelatedVote, Relation
 from persona.stores._chunks import chunks
 from persona.stores.fencing import lease_lost
 
@@ -96,6 +96,61 @@ SET expressed = row.properties
 RETURN count(*) AS n
 """
 
+# Two generations may relate the same campaigns; each has a relationship of its own.
+MERGE_RELATED = """
+UNWIND $rows AS row
+MATCH (campaign:Campaign {campaign_id: row.campaign_id})
+MATCH (other:Campaign {campaign_id: row.related_id})
+MERGE (campaign)-[related:RELATED {generation: row.generation}]->(other)
+SET related.weight = row.weight, related.support = row.support, related.run_id = row.run_id
+RETURN count(*) AS n
+"""
+
+FORGET_RELATED = """
+MATCH (:Campaign)-[related:RELATED]->(:Campaign)
+WHERE NOT related.generation IN $rows
+WITH related LIMIT $batch
+DELETE related
+RETURN count(*) AS n
+"""
+
+COUNT_RELATED = """
+MATCH (:Campaign)-[related:RELATED]->(:Campaign)
+WHERE related.generation = $generation
+RETURN count(related) AS n
+"""
+
+RELATED_CAMPAIGNS = """
+UNWIND $history AS past
+MATCH (:Campaign {campaign_id: past.campaign_id})-[related:RELATED]->(campaign:Campaign)
+WHERE related.generation = $generation
+WITH campaign.campaign_id AS campaign_id, past.campaign_id AS because, past.weight * related.weight AS pull,
+     related.support AS support, related.weight AS weight, related.run_id AS run_id
+ORDER BY pull DESC, because
+WITH campaign_id, sum(pull) AS score, collect(because) AS becauses, collect(support) AS supports,
+     collect(weight) AS weights, collect(run_id) AS run_ids
+RETURN campaign_id, score, becauses[0] AS because, supports[0] AS support, weights[0] AS weight, run_ids[0] AS run_id
+ORDER BY score DESC, campaign_id
+LIMIT $limit
+"""
+
+FORGET_STALE_MENTIONED = """
+UNWIND $rows AS row
+MATCH (user:User {user_id: row.user_id})-[stale:MENTIONED]->(campaign:Campaign)
+WHERE NOT campaign.campaign_id IN row.campaign_ids
+DELETE stale
+RETURN count(*) AS n
+"""
+
+MERGE_MENTIONED = """
+UNWIND $rows AS row
+MATCH (user:User {user_id: row.user_id})
+MATCH (campaign:Campaign {campaign_id: row.campaign_id})
+MERGE (user)-[mentioned:MENTIONED]->(campaign)
+SET mentioned = row.properties
+RETURN count(*) AS n
+"""
+
 CAMPAIGNS_OF = """
 UNWIND $neighbours AS neighbour
 MATCH (user:User {user_id: neighbour.user_id})-[engaged:ENGAGED]->(campaign:Campaign)
@@ -120,10 +175,25 @@ RETURN intent.intent AS intent, properties(expressed) AS properties
 ORDER BY properties.last_at_ms DESC, intent
 """
 
-CAMPAIGNS_FOR_INTENTS = """
-UNWIND $rows AS row
-MATCH (campaign:Campaign)-[:ADDRESSES]->(:Intent {intent: row})
-RETURN row AS intent, collect(campaign.campaign_id) AS campaign_ids
+MENTIONS_OF = """
+MATCH (:User {user_id: $user_id})-[mentioned:MENTIONED]->(campaign:Campaign)
+RETURN campaign.campaign_id AS campaign_id, properties(mentioned) AS properties
+ORDER BY properties.last_at_ms DESC, campaign_id
+"""
+
+WANTING = """
+MATCH (:Campaign {campaign_id: $campaign_id})-[:ADDRESSES]->(:Intent)<-[expressed:EXPRESSED]-(user:User)
+RETURN user.user_id AS user_id, sum(expressed.count) AS strength, max(expressed.last_at_ms) AS last_at_ms
+ORDER BY strength DESC, last_at_ms DESC, user_id
+LIMIT $limit
+"""
+
+ENGAGING = """
+MATCH (:Campaign {campaign_id: $campaign_id})<-[engaged:ENGAGED]-(user:User)
+WHERE engaged.weight > 0
+RETURN user.user_id AS user_id
+ORDER BY engaged.weight DESC, engaged.last_at_ms DESC, user_id
+LIMIT $limit
 """
 
 FOUND_USERS = "UNWIND $rows AS row MATCH (user:User {user_id: row}) RETURN user.user_id AS user_id"
@@ -145,13 +215,14 @@ LIMIT $limit
 
 T = TypeVar("T")
 Tie = TypeVar("Tie", Engagement, ExpressedIntent)
-Countable = Literal["User", "Campaign", "Intent", "ENGAGED", "EXPRESSED", "ADDRESSES"]
+Countable = Literal["User", "Campaign", "Intent", "ENGAGED", "EXPRESSED", "MENTIONED", "ADDRESSES"]
 COUNTS: Mapping[Countable, str] = {
     "User": "MATCH (node:User) RETURN count(node) AS n",
     "Campaign": "MATCH (node:Campaign) RETURN count(node) AS n",
     "Intent": "MATCH (node:Intent) RETURN count(node) AS n",
     "ENGAGED": "MATCH (:User)-[tie:ENGAGED]->(:Campaign) RETURN count(tie) AS n",
     "EXPRESSED": "MATCH (:User)-[tie:EXPRESSED]->(:Intent) RETURN count(tie) AS n",
+    "MENTIONED": "MATCH (:User)-[tie:MENTIONED]->(:Campaign) RETURN count(tie) AS n",
     "ADDRESSES": "MATCH (:Campaign)-[tie:ADDRESSES]->(:Intent) RETURN count(tie) AS n",
 }
 
@@ -282,6 +353,21 @@ class Graph:
             written += self._write((FORGET_STALE_EXPRESSED, stale), _expressed_step(pairs), ends=ends)
         return written
 
+    def replace_mentioned(self, mentioned: Mapping[str, Sequence[Mention]]) -> int:
+        """Make `mentioned`, by user id, all that these people mention: each campaign once, anything else of theirs removed.
+
+        Return how many relationships were written.
+        """
+        written = 0
+        for part in chunks(sorted(mentioned), BATCH // 5):
+            rows = [_mentioned_row(user_id, mention) for user_id in part for mention in mentioned[user_id]]
+            stale = [
+                {"user_id": user_id, "campaign_ids": [mention.campaign_id for mention in mentioned[user_id]]} for user_id in part
+            ]
+            ends = (MERGE_USERS, [row["user_id"] for row in rows]), (MERGE_CAMPAIGNS, [row["campaign_id"] for row in rows])
+            written += self._write((FORGET_STALE_MENTIONED, stale), (MERGE_MENTIONED, rows), ends=ends)
+        return written
+
     def users_after(self, last: str, *, limit: int) -> list[str]:
         """The next `limit` people after this id, in the order the server gives ids."""
         return [record["user_id"] for record in self._read(USERS_AFTER, last=last, limit=limit)]
@@ -312,6 +398,45 @@ class Graph:
         for step in CLEAR_STEPS:
             while self._write((step, [])):
                 pass
+
+    # -- what goes together -----------------------------------------------------------------------------------------------
+
+    def upsert_relations(self, relations: Sequence[Relation], *, generation: str, run_id: str) -> int:
+        """Write each pair of campaigns once for the generation; return how many relationships were written."""
+        written = 0
+        for part in chunks(relations, BATCH):
+            rows = [
+                {
+                    "campaign_id": each.campaign_id, "related_id": each.related_id, "weight": float(each.weight),
+                    "support": each.support, "generation": generation, "run_id": run_id,
+                }
+                for each in part
+            ]  # fmt: skip
+            ends = [campaign for each in part for campaign in (each.campaign_id, each.related_id)]
+            written += self._write((MERGE_RELATED, rows), ends=((MERGE_CAMPAIGNS, ends),))
+        return written
+
+    def forget_relations(self, *, but: Collection[str]) -> None:
+        """Remove the relations of every other generation."""
+        while self._write((FORGET_RELATED, sorted(but))):
+            pass
+
+    def count_relations(self, generation: str) -> int:
+        """How many relations the generation has."""
+        return int(self._read(COUNT_RELATED, generation=generation)[0]["n"])
+
+    def related_campaigns(self, history: Mapping[str, float], *, generation: str, limit: int) -> list[RelatedVote]:
+        """What goes together with the campaigns of a history, best first; `history` maps campaign id to weight.
+
+        A campaign's score is the sum of weight x the relation's weight; a generation that the graph does not hold has none.
+        """
+        records = self._read(
+            RELATED_CAMPAIGNS,
+            history=[{"campaign_id": campaign_id, "weight": float(weight)} for campaign_id, weight in history.items()],
+            generation=generation,
+            limit=limit,
+        )
+        return [RelatedVote(**record.data()) for record in records]
 
     # -- retrieving -----------------------------------------------------------------------------------------------------
 
@@ -354,11 +479,17 @@ class Graph:
             for record in self._read(INTENTS_OF, user_id=user_id)
         ]
 
-    def campaigns_for_intents(self, intents: Iterable[str]) -> dict[str, list[str]]:
-        """Each of `intents` to the sorted ids of the campaigns that address it."""
-        wanted = sorted(set(intents))
-        found = {record["intent"]: sorted(record["campaign_ids"]) for record in self._read(CAMPAIGNS_FOR_INTENTS, rows=wanted)}
-        return {intent: found.get(intent, []) for intent in wanted}
+    def mentions_of(self, user_id: str) -> list[Mention]:
+        """The campaigns that the person's messages name, newest first."""
+        return [
+            Mention(campaign_id=record["campaign_id"], **record["properties"])
+            for record in self._read(MENTIONS_OF, user_id=user_id)
+        ]
+
+    def interested_in(self, campaign_id: str, *, limit: int) -> list[str]:
+        """Up to `limit` people who expressed an intent that the campaign addresses, then up to `limit` positively tied to it."""
+        found = [self._read(query, campaign_id=campaign_id, limit=limit) for query in (WANTING, ENGAGING)]
+        return list(dict.fromkeys(record["user_id"] for records in found for record in records))
 
     # -- checking -------------------------------------------------------------------------------------------------------
 
@@ -496,6 +627,14 @@ def _engagement_row(engagement: Engagement) -> dict[str, Any]:
             "last_at_ms": engagement.last_at_ms,
             "last_message_id": engagement.last_message_id,
         },
+    }
+
+
+def _mentioned_row(user_id: str, mention: Mention) -> dict[str, Any]:
+    return {
+        "user_id": user_id,
+        "campaign_id": mention.campaign_id,
+        "properties": {"count": mention.count, "last_at_ms": mention.last_at_ms, "last_message_id": mention.last_message_id},
     }
 
 

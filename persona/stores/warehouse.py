@@ -217,6 +217,7 @@ GROUP BY day, event
 ORDER BY day, event
 """)
 
+
 FACT_COUNT = text("SELECT count(*) AS count FROM engagements")
 
 FACTS_OF_DROPS = text("SELECT count(*) AS count FROM engagements WHERE drop_id IN :ids").bindparams(

@@ -40,6 +40,6 @@ def embeddings(
 def intents(
     context: dg.AssetExecutionContext, config: DrainConfig, pipeline: dg.ResourceParam[Pipeline]
 ) -> dg.MaterializeResult[None]:
-    """The intent of every distinct text, from the nearest examples of the catalog, or none where nothing is near enough."""
+    """What every distinct text means: the campaigns that it names, and its intent, told by a classifier of examples, or none of these."""
     outcome = drain(context, config, pipeline, lambda batch: sinks.label(batch, threshold=pipeline.settings.intent_threshold))
     return materialized(outcome)

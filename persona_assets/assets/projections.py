@@ -10,7 +10,7 @@ from persona.stores.vectors import VectorStore
 from persona.stores.warehouse import Warehouse
 from persona_assets import plots
 from persona_assets.assets.intake import drop_folder
-from persona_assets.assets.language import embeddings, intents
+from persona_assets.assets.language import intents
 from persona_assets.results import DrainConfig, drain, materialized
 
 OWNERS = ["team:data"]
@@ -20,7 +20,7 @@ DAYS = 90
 
 @dg.asset(
     group_name="projections",
-    deps=[embeddings, drop_folder],
+    deps=[intents, drop_folder],
     kinds={"milvus"},
     owners=OWNERS,
     code_version=CODE_VERSIONS["milvus_collection"],
@@ -53,7 +53,7 @@ def neo4j_graph(
     pipeline: dg.ResourceParam[Pipeline],
     graph: dg.ResourceParam[Graph],
 ) -> dg.MaterializeResult[None]:
-    """Users, campaigns and intents, and how strongly they are tied."""
+    """Users, campaigns and intents: who engaged with what, named what, and wants what."""
     outcome = drain(context, config, pipeline, lambda batch: sinks.link(batch, graph))
     return materialized(
         outcome,

@@ -12,6 +12,7 @@ from persona.schemas import Vector
 from persona.stores.documents import Documents
 from persona.stores.warehouse import Warehouse
 from persona_assets.assets.language import embeddings, intents
+from persona_assets.assets.learning import lessons
 from persona_assets.checks.results import all_sound, noticed
 
 HISTORY = 30
@@ -82,6 +83,14 @@ def every_text_is_labelled(documents: dg.ResourceParam[Documents]) -> dg.AssetCh
     if any(entry.catalog == "intents" for entry in documents.ledger.pending("intents", upstream=())):
         unlabelled = []  # a catalog that came in meanwhile has everything labelled anew on its turn
     return all_sound(checked, unlabelled, unlabelled)
+
+
+@dg.asset_check(asset=lessons)
+def every_lesson_is_in_the_truth(documents: dg.ResourceParam[Documents]) -> dg.AssetCheckResult:
+    """Nothing is learned from but messages that someone was recorded with and that were given an intent."""
+    held = documents.classifiers.lessons().keys()
+    strays = sorted(held - {key for key, _, _ in documents.records.given_intents()})
+    return all_sound(len(held), strays, strays)
 
 
 def _centroid(documents: Documents, drops: list[str]) -> Vector | None:

@@ -11,7 +11,7 @@ from persona.privacy import erasure, holdings
 from persona.settings import Settings
 from persona.stores.opening import open_stores
 from serving.problems import problems
-from serving.routes.recommendations import asked_user
+from serving.routes.ids import asked_user
 from serving.services import ServicesDep
 
 router = APIRouter(tags=["people"])

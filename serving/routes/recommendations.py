@@ -1,20 +1,18 @@
-"""What to offer a person."""
+"""What to offer a person, and why."""
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi import APIRouter, Depends, Query, Response
 from pydantic import AliasChoices, BaseModel, Field, StringConstraints
 
 from persona.ranking import recommender
-from persona.schemas import Answer, Id
+from persona.schemas import Answer, Id, Why
 from serving.problems import problems
+from serving.routes.ids import asked_user
 from serving.services import ServicesDep
 
 router = APIRouter(tags=["recommendations"])
 
-SEE_QUERY = "-"
-"""The path segment that stands for `?user_id=`."""
 EXAMPLE = {
     "user_id": "u_001",
     "retrieval_source": "computed",
@@ -31,10 +29,56 @@ EXAMPLE = {
     "as_of": "2026-01-01T00:00:00Z",
     "known_user": True,
     "degraded": [],
+    "holdout": False,
+}
+WHY_EXAMPLE = {
+    "user_id": "u_001",
+    "campaign_id": "c_102",
+    "offered": True,
+    "rank": 1,
+    "ranking_score": 0.81,
+    "rule": None,
+    "reason": "It answers the intent “running”, expressed once.",
+    "evidence": [
+        {
+            "channel": "intents",
+            "score": 1.0,
+            "contribution": 0.81,
+            "intent": "running",
+            "messages": 1,
+            "message_id": "m_5f2b…",
+            "sources": [
+                {
+                    "message_id": "m_5f2b…",
+                    "drop": "ab12…",
+                    "line": 7,
+                    "run_id": "3f0c…",
+                    "at": "2026-01-01T00:00:00Z",
+                }
+            ],
+        }
+    ],
+    "history": [],
+    "generation": "g_20260101T000000000Z",
+    "as_of": "2026-01-01T00:00:00Z",
+    "known_user": True,
+    "degraded": [],
+    "holdout": False,
 }
 
 
-class RecommendationQuery(BaseModel):
+class Circumstances(BaseModel):
+    """What narrows down the choice."""
+
+    channel: Annotated[Id, StringConstraints(to_lower=True)] | None = Field(
+        default=None, description="Only campaigns that run on this channel.", examples=["email"]
+    )
+    exclude: list[Id] = Field(
+        default_factory=list, max_length=1000, description="Campaigns to leave out; repeat it for each.", examples=[["c_101"]]
+    )
+
+
+class RecommendationQuery(Circumstances):
     """How many, and of which kind."""
 
     k: int = Field(
@@ -44,29 +88,13 @@ class RecommendationQuery(BaseModel):
         validation_alias=AliasChoices("k", "top", "top_k"),
         description="How many campaigns at most. `top` and `top_k` mean the same.",
     )
-    channel: Annotated[Id, StringConstraints(to_lower=True)] | None = Field(
-        default=None, description="Only campaigns that run on this channel.", examples=["email"]
-    )
-    exclude: list[Id] = Field(
-        default_factory=list, max_length=1000, description="Campaigns to leave out; repeat it for each.", examples=[["c_101"]]
-    )
     explain: bool = Field(default=True, description="Whether each item carries its `evidence`.")
 
 
-def asked_user(
-    user_id: Annotated[Id, Path(description="Who is meant; `-` for an id that does not fit a path.", examples=["u_001"])],
-    named: Annotated[
-        Id | None, Query(alias="user_id", description="The id, where the path says `-`.", examples=["team/anna"])
-    ] = None,
-) -> str:
-    """The id from the path, or from the query where the path says so."""
-    if user_id != SEE_QUERY:
-        return user_id
-    if named is None:
-        raise RequestValidationError(
-            [{"type": "missing", "loc": ("query", "user_id"), "msg": "Required where the path says -", "input": None}]
-        )
-    return named
+class WhyQuery(Circumstances):
+    """About which campaign."""
+
+    campaign_id: Id = Field(description="The campaign that is asked about.", examples=["c_102"])
 
 
 @router.get(
@@ -87,3 +115,23 @@ async def recommendations(
     """Campaigns that this person may be offered: running, consented to, not capped, not already decided on."""
     question = recommender.Query(k=query.k, channel=query.channel, exclude=query.exclude)
     return Response(await services.answers.for_user(user_id, question, explain=query.explain), media_type="application/json")
+
+
+@router.get(
+    "/recommendations/{user_id}/why",
+    summary="Why this person is offered a campaign, or why not",
+    response_model=Why,
+    responses={
+        200: {
+            "description": "The evidence down to drop, line and run; or the `rule` that keeps the campaign out.",
+            "content": {"application/json": {"example": WHY_EXAMPLE}},
+        },
+        **problems(400, 404, 422, 503),
+    },
+)
+async def why(
+    user_id: Annotated[str, Depends(asked_user)], query: Annotated[WhyQuery, Query()], services: ServicesDep
+) -> Response:
+    """Ranked as for an answer with the same `channel` and `exclude`; only the person's own messages are named."""
+    question = recommender.Query(channel=query.channel, exclude=query.exclude)
+    return Response(await services.answers.why(user_id, query.campaign_id, question), media_type="application/json")

@@ -13,7 +13,7 @@ from persona_assets.definitions import defs
 EXTERNAL = {"drop_folder", "recommendation_api"}
 MATERIALISED = {
     "catalogs", "raw_conversations", "embeddings", "intents", "milvus_collection", "neo4j_graph", "engagement_metrics",
-    "ranking_model", "generation",
+    "lessons", "ranking_model", "ranking_evaluation", "generation",
 }  # fmt: skip
 BLOCKING = {
     "raw_conversations": {"ids_are_present_and_unique", "every_record_is_accounted_for"},
@@ -76,11 +76,13 @@ def test_data_flows_in_one_way() -> None:
         "raw_conversations": set(),
         "embeddings": {"raw_conversations", "catalogs"},
         "intents": {"embeddings"},
-        "milvus_collection": {"embeddings"},
+        "milvus_collection": {"intents"},
         "neo4j_graph": {"intents"},
         "engagement_metrics": {"intents"},
-        "ranking_model": {"milvus_collection", "neo4j_graph", "engagement_metrics"},
-        "generation": {"ranking_model"},
+        "lessons": {"neo4j_graph"},
+        "ranking_model": {"milvus_collection", "neo4j_graph", "engagement_metrics", "lessons"},
+        "ranking_evaluation": {"ranking_model"},
+        "generation": {"ranking_evaluation"},
     }
     assert {dep.asset_key.to_user_string() for dep in node("recommendation_api").deps} == {"generation"}
 
@@ -96,7 +98,8 @@ def test_sensors_and_schedules_run_by_default() -> None:
 
 
 @pytest.mark.parametrize(
-    ("job", "assets"), [("drops_job", set(DRAINING_ASSETS)), ("ranking_job", {"ranking_model", "generation"})]
+    ("job", "assets"),
+    [("drops_job", set(DRAINING_ASSETS)), ("ranking_job", {"lessons", "ranking_model", "ranking_evaluation", "generation"})],
 )
 def test_a_job_materialises_its_part_with_its_checks(job: str, assets: set[str]) -> None:
     layer = defs.resolve_job_def(job).asset_layer

@@ -17,13 +17,14 @@ from pymilvus import MilvusClient
 from sqlalchemy import create_engine, text
 
 from persona.pipeline import rebuilding
+from persona.pipeline.stages import DRAINING_ASSETS
 from persona_assets.automation import drops_sensor
 from persona_assets.definitions import build_definitions
 from persona_assets.execution import QUIET
 from tests.assets.conftest import ASSETS, World, failed_checks
 from tests.worlds import clear, content, differences, everything, generated, ledger, put_drop, said
 
-CHECKS = 18
+CHECKS = 20
 
 
 def rows(world: World, query: str) -> list[Any]:
@@ -66,6 +67,7 @@ def test_a_run_applies_everything_a_second_changes_nothing_and_a_third_what_is_n
     assert world.metadata("raw_conversations")["dagster/row_count"] == records
     assert records == sum(entry["counts"]["accepted"] for entry in ledger(world.settings).values() if entry["kind"] == "drop")
     assert not [entry["name"] for entry in ledger(world.settings).values() if entry["pending"]]
+    assert world.metadata("ranking_model")["related_campaigns_left_out"] == "no"
     assert held["milvus:users"] and held["neo4j:relationships"] and held["warehouse:engagement_by_day"]
     assert not rows(world, "SELECT * FROM anomalies")
 
@@ -73,11 +75,14 @@ def test_a_run_applies_everything_a_second_changes_nothing_and_a_third_what_is_n
     assert differences(before, everything(world.settings)) == {}
     assert world.data_versions() == versions
     assert failed_checks(again) == []
-    assert rows(world, f"SELECT count(*), sum(records) FROM pipeline_runs WHERE run_id = '{again.run_id}'") == [(9, 0)]
+    assert rows(world, f"SELECT count(*), sum(records) FROM pipeline_runs WHERE run_id = '{again.run_id}'") == [(11, 0)]
 
     put_drop(world.settings.drops, "later.jsonl", [said("u_new", "a quiet word about savings", campaign_id="c_101")])
     world.succeed()
-    assert {asset for asset, version in world.data_versions().items() if version != versions[asset]} == {*ASSETS} - {"catalogs"}
+    assert {asset for asset, version in world.data_versions().items() if version != versions[asset]} == {*ASSETS} - {
+        "catalogs",
+        "lessons",
+    }
 
 
 def test_a_bad_drop_is_held_and_its_neighbours_come_in(world: World) -> None:
@@ -141,8 +146,13 @@ def lose_a_fact(world: World) -> None:
     ("asset", "sabotage", "check", "spared"),
     [
         ("embeddings", lose_a_vector, "vectors_are_sound", {"intents", "milvus_collection", "neo4j_graph", "engagement_metrics"}),
-        ("milvus_collection", lose_a_conversation, "vectors_agree_with_the_truth", {"ranking_model", "generation"}),
-        ("engagement_metrics", lose_a_fact, "facts_agree_with_the_truth", {"ranking_model", "generation"}),
+        (
+            "milvus_collection",
+            lose_a_conversation,
+            "vectors_agree_with_the_truth",
+            {"ranking_model", "ranking_evaluation", "generation"},
+        ),
+        ("engagement_metrics", lose_a_fact, "facts_agree_with_the_truth", {"ranking_model", "ranking_evaluation", "generation"}),
     ],
 )
 def test_a_failing_blocking_check_stops_what_is_downstream(
@@ -299,7 +309,7 @@ def test_named_drops_can_be_applied_again(world: World) -> None:
     world.succeed()
     before = content(world.settings)
     drop = hashlib.sha256(files[0].read_bytes()).hexdigest()
-    draining = [asset for asset in ASSETS if asset not in ("catalogs", "ranking_model", "generation")]
+    draining = [asset for asset in ASSETS if asset in DRAINING_ASSETS and asset != "catalogs"]
     job = build_definitions().resolve_implicit_global_asset_job_def()
 
     def launch(drops: list[str], *, reapply: bool) -> dg.ExecuteInProcessResult:

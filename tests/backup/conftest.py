@@ -38,11 +38,11 @@ class Home:
             yield stores, Pipeline(self.settings, stores.documents, stores.warehouse, stores.cache)
 
     def fill(self) -> None:
-        """With drops and catalogs, a line that is kept out, a drop that is held, one that comes twice, and a model."""
+        """With drops and catalogs, a line that is kept out, a drop that is held, one that comes twice, and a model with relations."""
         generated(self.settings, drops=3)
-        put_drop(
-            self.settings.drops, "mixed.jsonl", [said("vera", "a loan please", campaign_id="c_1"), said("u_x", "hello"), "{"]
-        )
+        clicks = [said(user, "this", campaign_id=each, event="click") for user in ("u_y", "u_z") for each in ("c_1", "c_101")]
+        mixed = [said("vera", "a loan please", campaign_id="c_1"), said("u_x", "hello"), "{", *clicks]
+        put_drop(self.settings.drops, "mixed.jsonl", mixed)
         put_drop(self.settings.drops, "held.jsonl", ['{"user_id": "vera"}', "{", said("vera", "kept out with the others")])
         put_drop(self.settings.drops, "again.jsonl", [said("u_x", "hello")])
         self.drain()
@@ -62,7 +62,7 @@ class Home:
             for stage, function in apply.items():
                 pipeline.drain(stage, function, run_id="r")
             fit_candidate(pipeline, stores.warehouse, run_id="r")
-            publish_candidate(pipeline, run_id="r")
+            publish_candidate(pipeline, stores.graph, run_id="r")
 
     def answers(self) -> dict[str, Any]:
         """What everybody would be offered at one moment."""

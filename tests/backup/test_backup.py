@@ -20,11 +20,11 @@ from persona.errors import Busy, InvalidInput, NotFound, PersonaError, StoreRefu
 from persona.schemas import UserProfile
 from persona.stores.documents import dumping
 from tests.backup.conftest import Home
-from tests.worlds import Dump, content, differences, everything, put_drop, said
+from tests.worlds import Dump, content, differences, everything, learned, put_drop, said
 
 pytestmark = pytest.mark.slow
 
-PASSED_BY_HAND = ("files", "generations", "centroids")
+PASSED_BY_HAND = ("files", "generations", "relations", "centroids")
 KEPT_APART = ("mongodb:backups",)
 
 
@@ -35,6 +35,7 @@ def held(home: Home) -> Dump:
         database = client[home.settings.mongodb_database]
         for name in PASSED_BY_HAND:
             found[f"mongodb:{name}"] = sorted(map(str, database[name].find()))
+    found["neo4j:RELATED"] = learned(home.settings)["neo4j:RELATED"]
     return {name: rows for name, rows in found.items() if name not in KEPT_APART}
 
 
@@ -53,7 +54,7 @@ def test_restored_elsewhere_everything_is_as_it_was(new_home: Callable[[str], Ho
     here = new_home("here")
     here.fill()
     before, answers, copies = held(here), here.answers(), here.copies()
-    assert len(answers) > 5 and all(answers.values()) and len(copies) == 6
+    assert len(answers) > 5 and all(answers.values()) and len(copies) == 6 and before["neo4j:RELATED"]
     manifest = here.back_up(backup)
     assert held(here) == before
     elsewhere = new_home("elsewhere")

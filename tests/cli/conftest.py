@@ -16,7 +16,7 @@ import structlog
 
 from persona.settings import Settings
 from persona_assets import resources
-from persona_cli import doctor, main, output, rebuild, recommend
+from persona_cli import doctor, intents, main, output, rebuild, recommend
 from tests.worlds import HashingEncoder, clear, environment_of, generated
 
 
@@ -61,7 +61,7 @@ class Command:
         with self._inside(**environment) as patch, redirect_stdout(out), redirect_stderr(err):
             patch.setattr(sys, "argv", ["persona", *arguments])
             patch.setattr(output.State, "json", False)
-            for module in (resources, recommend, rebuild):
+            for module in (resources, recommend, rebuild, intents):
                 patch.setattr(module, "LazyEncoder", lambda settings: HashingEncoder(settings.embedding_model))
             patch.setattr(doctor, "load_encoder", lambda settings: HashingEncoder(settings.embedding_model))
             with pytest.raises(SystemExit) as ended:

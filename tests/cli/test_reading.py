@@ -1,5 +1,6 @@
 """Commands on a home that has been filled once: the contract's documents, and what asking for the wrong thing is answered with."""
 
+import hashlib
 import json
 from typing import Any
 
@@ -49,7 +50,7 @@ def test_recommend_answers_like_http(filled: Filled) -> None:
 def test_recommend_takes_files_of_users_and_of_texts(filled: Filled) -> None:
     persona, _ = filled
     users, texts, answers = (persona.folder / name for name in ("users.txt", "texts.jsonl", "answers.jsonl"))
-    users.write_text("u_001\n\nu_002\n")
+    users.write_bytes(b"\xef\xbb\xbfu_001\n\nu_002\n")  # some editors mark their files, and the mark is in nobody's id
     asked = [{"id": 7, "texts": ["I want to save for a house"]}, {"id": "b", "texts": ["hello", "a new phone, please"]}]
     texts.write_text("\n".join(json.dumps(line) for line in asked))
     done = persona("recommend", "--users", str(users), "--texts", str(texts), "--output", str(answers), "--k", "2")
@@ -67,6 +68,80 @@ def test_recommend_as_of_a_time_excluding_some(filled: Filled) -> None:
     assert done.code == 0, done.err
     assert done.lines[0]["as_of"] == "2026-05-31T12:00:00Z"
     assert now[0] not in offers(done.lines[0])
+    first = done.lines[0]["recommendations"][0]
+    why = persona(
+        "why",
+        "u_001",
+        first["campaign_id"],
+        "--json",
+        "--as-of",
+        "2026-05-31T12:00:00",
+        "--exclude",
+        now[0],
+        "--channel",
+        "email",
+    )
+    assert (why.json["as_of"], why.json["ranking_score"]) == ("2026-05-31T12:00:00Z", first["ranking_score"])
+    assert persona("recommend", "u_001", "--json", "--as-of", "0001-01-01").code == 0
+
+
+def test_why_agrees_with_the_answer_and_goes_back_to_drop_line_and_run(filled: Filled) -> None:
+    persona, materialized = filled
+    (drop,) = persona.settings.drops.glob("*.jsonl")
+    lines = drop.read_text().splitlines()
+    told = 0
+    for offer in persona("recommend", "u_001", "--k", "3", "--json").lines[0]["recommendations"]:
+        done = persona("why", "u_001", offer["campaign_id"], "--json")
+        assert done.code == 0, done.err
+        why = done.json
+        assert (why["offered"], why["rule"]) == (True, None)
+        assert [why[name] for name in ("rank", "ranking_score", "reason")] == [
+            offer[name] for name in ("rank", "ranking_score", "reason")
+        ]
+        assert [{key: part[key] for key in of} for part, of in zip(why["evidence"], offer["evidence"], strict=True)] == offer[
+            "evidence"
+        ]
+        for source in [source for part in why["evidence"] for source in part["sources"]] + why["history"]:
+            told += 1
+            assert json.loads(lines[source["line"] - 1])["user_id"] == "u_001"
+            assert source["drop"] == hashlib.sha256(drop.read_bytes()).hexdigest()
+            assert source["run_id"] == materialized.json["run_id"]
+    assert told > 0
+
+
+def test_why_not_names_the_rule(filled: Filled) -> None:
+    persona, _ = filled
+    why = persona("why", "u_001", "c_101", "--exclude", "c_101", "--json").json
+    assert (why["offered"], why["rank"], why["rule"]) == (False, None, "excluded")
+    done = persona("why", "u_001", "c_101", "--exclude", "c_101")
+    assert done.out.splitlines()[0].startswith("u_001, c_101: not offered (excluded), score ")
+    assert "Not offered: excluded by the caller." in done.out
+
+
+def test_nobody_is_told_another_persons_id_or_words(filled: Filled) -> None:
+    persona, _ = filled
+    records = [json.loads(line) for drop in persona.settings.drops.glob("*.jsonl") for line in drop.read_text().splitlines()]
+    people = {record["user_id"] for record in records}
+    for person in sorted(people):
+        answer = persona("recommend", person, "--k", "12", "--json").out
+        told = answer + "".join(
+            persona("why", person, offer["campaign_id"], "--json").out for offer in json.loads(answer)["recommendations"][::4]
+        )
+        assert not [other for other in people - {person} if other in told]
+        assert not [record["message"] for record in records if record.get("message") and record["message"] in told]
+
+
+def test_an_audience_is_made_of_people_who_are_offered_the_campaign(filled: Filled) -> None:
+    persona, _ = filled
+    campaign = offers(persona("recommend", "u_001", "--json").lines[0])[0]
+    done = persona("audience", campaign, "--k", "3", "--json")
+    assert done.code == 0, done.err
+    members = done.json["audience"]
+    assert done.json["campaign_id"] == campaign
+    assert [set(member) for member in members] == [{"user_id", "rank", "score"}] * len(members)
+    assert [member["rank"] for member in members] == [1, 2, 3]
+    for member in members:
+        assert persona("why", member["user_id"], campaign, "--json").json["ranking_score"] == member["score"]
 
 
 def test_people_read_words(filled: Filled) -> None:
@@ -110,6 +185,8 @@ def test_doctor_finds_nothing_amiss(filled: Filled) -> None:
         (["recommend", "--users", "no-such-file"], 3, "not_found", "no-such-file"),
         (["ingest", "no-such-file"], 3, "not_found", "no-such-file"),
         (["catalog", "no-such-file"], 3, "not_found", "no-such-file"),
+        (["why", "u_001", "no-such-campaign"], 3, "not_found", "no-such-campaign"),
+        (["audience", "no-such-campaign"], 3, "not_found", "no-such-campaign"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_document(

@@ -46,7 +46,7 @@ def test_three_catalogs_by_the_key_of_their_entries(pipeline: Pipeline) -> None:
     assert catalog.customer("7") == Customer(user_id="7", consent={"email": True}, segments=["vip"])
     assert catalog.customer("nobody") is None
     assert waiting(pipeline) == {
-        "embeddings": {"campaigns", "intents"}, "intents": {"intents"}, "neo4j_graph": {"campaigns", "intents"},
+        "embeddings": {"campaigns", "intents"}, "intents": {"campaigns", "intents"}, "neo4j_graph": {"campaigns", "intents"},
     }  # fmt: skip
     assert not unseen_catalogs(pipeline)
     assert load_folder(pipeline, run_id="r2").entries == []

@@ -21,7 +21,7 @@ from persona.settings import Settings
 from persona.stores.graph import Graph, open_graph
 from persona.stores.opening import Stores
 from persona.stores.vectors import VectorStore, open_vectors
-from tests.worlds import HashingEncoder
+from tests.worlds import HashingEncoder, addressed
 
 ENCODER = HashingEncoder(dimension=16)
 USERS = [f"u_{number}" for number in range(5)]
@@ -45,11 +45,12 @@ def history(seed: int = 3, messages: int = 60) -> list[dict[str, Any]]:
         event = dice.choice(["message"] * 4 + ["impression", "click", "conversion", "dismiss", "reply"])
         if event == "message" or dice.random() < 0.2:
             record["message"] = f"{dice.choice(['about', 'please', 'hello'])} {dice.choice(INTENTS)} {number % 17}"
+            record["message"] += f", offer c {number % 3}?" * (number % 4 == 0)
         if event != "message":
             record |= {"event": event, "campaign_id": dice.choice(CAMPAIGNS), "value": dice.randrange(8) / 4}
         elif dice.random() < 0.3:
             record["campaign_id"] = dice.choice(CAMPAIGNS)
-        if dice.random() < 0.2:
+        if dice.random() < 0.5:
             record["conversation_id"] = dice.choice(["k_1", "k_2"])
         if dice.random() < 0.1:
             record["intent"] = "given"
@@ -106,11 +107,13 @@ class World:
         return {
             "profiles": {user: None if vector is None else np.round(vector, 5).tolist() for user, vector in profiles.items()},
             "conversations": sorted(self.vectors.conversation_ids_of(USERS)),
+            "openings": self.pipeline.documents.conversations.said(USERS),
             "outcomes": sorted((round(near.similarity, 5), near.ended_at_ms, sorted(near.outcomes.items())) for near in nearest),
             "campaigns": [(key, round(cosine, 5)) for key, cosine in sorted(self.vectors.similar_campaigns(anywhere, limit=100))],
             "engagements": {user: sorted(map(_plain, self.graph.history_of(user))) for user in USERS},
             "expressed": {user: sorted(map(repr, self.graph.intents_of(user))) for user in USERS},
-            "addressed": self.graph.campaigns_for_intents(INTENTS),
+            "mentioned": {user: sorted(map(repr, self.graph.mentions_of(user))) for user in USERS},
+            "addressed": addressed(self.pipeline.settings),
             "nodes": [self.graph.count(what) for what in ("User", "Campaign", "Intent", "ENGAGED")],
             "facts": self.pipeline.warehouse.fact_count(),
             "days": self.pipeline.warehouse.day_buckets(),

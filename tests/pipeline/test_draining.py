@@ -89,11 +89,11 @@ def test_named_drops_are_applied_alone_and_again_only_if_asked(pipeline: Pipelin
 def test_nothing_is_applied_before_its_upstream_not_even_again(pipeline: Pipeline) -> None:
     a, b = put(pipeline, "a", "b")
     drain(pipeline, "embeddings", drops=[a])
-    assert drain(pipeline, "milvus_collection", drops=[b]) == []
-    assert drain(pipeline, "milvus_collection", drops=[a, b], reapply=True) == [a]
-    assert drain(pipeline, "milvus_collection", reapply=True) == [a]
+    assert drain(pipeline, "intents", drops=[b]) == []
+    assert drain(pipeline, "intents", drops=[a, b], reapply=True) == [a]
+    assert drain(pipeline, "intents", reapply=True) == [a]
     drain(pipeline, "embeddings")
-    assert pending(pipeline, "milvus_collection") == [b]
+    assert pending(pipeline, "intents") == [b]
 
 
 def test_reapplying_all_hands_each_stage_the_catalogs_that_concern_it(pipeline: Pipeline) -> None:
@@ -108,7 +108,7 @@ def test_reapplying_all_hands_each_stage_the_catalogs_that_concern_it(pipeline: 
         kinds[stage] = {entry.catalog or entry.kind for entry in outcome.entries}
     both = {"campaigns", "drop"}
     assert kinds == {
-        "embeddings": both, "intents": {"drop"}, "milvus_collection": both, "neo4j_graph": both, "engagement_metrics": {"drop"},
+        "embeddings": both, "intents": both, "milvus_collection": both, "neo4j_graph": both, "engagement_metrics": {"drop"},
     }  # fmt: skip
     pipeline.documents.ledger.reopen(["engagement_metrics"])
     assert pending(pipeline, "engagement_metrics") == [drop]

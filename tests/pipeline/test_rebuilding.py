@@ -15,14 +15,17 @@ import pytest
 from persona.errors import Busy, LeaseLost
 from persona.intake.catalogs import load_folder
 from persona.pipeline import rebuilding, sinks
+from persona.pipeline.audit import compare_stores
 from persona.pipeline.draining import Batch
+from persona.pipeline.labelling import Labeller
 from persona.pipeline.rebuilding import REBUILDABLE, Rebuilt, rebuild
+from persona.ranking.publication import fit_candidate, publish_by_hand
 from persona.ranking.recommender import Query, Recommender, load_snapshot
-from persona.schemas import Answer, Campaign, Engagement, ExpressedIntent, Fact, UserProfile
+from persona.schemas import Answer, Campaign, Engagement, ExpressedIntent, Fact, Mention, Relation, UserProfile
 from persona.stores.documents import Documents
 from persona.stores.documents.embeddings import Embeddings
 from persona.stores.documents.ledger import Ledger
-from tests.pipeline.conftest import ENCODER, INTENTS, USERS, World, history, parts
+from tests.pipeline.conftest import CAMPAIGNS, ENCODER, USERS, World, history, parts
 from tests.worlds import HashingEncoder
 
 pytestmark = pytest.mark.slow
@@ -85,6 +88,7 @@ def put_amiss(world: World, asset: str) -> None:
     world.graph.upsert_engagements([tie, replace(tie, user_id=USERS[0]), replace(tie, user_id=USERS[1], campaign_id="c_0")])
     expressed = [*world.graph.intents_of(USERS[0]), ExpressedIntent(USERS[0], "forgotten", 1, 0, "m")]
     world.graph.replace_expressed(USERS[:1], expressed)
+    world.graph.replace_mentioned({USERS[0]: [Mention("c_3", 9, 0, "m")], USERS[1]: []})
     fact = Fact("strange", "d", "stranger", "c_0", "click", "email", None, 1.0, 0)
     world.pipeline.warehouse.insert_facts([fact])
     world.pipeline.warehouse.refresh_users(["stranger"])
@@ -92,15 +96,16 @@ def put_amiss(world: World, asset: str) -> None:
         embeddings = world.pipeline.documents.embeddings
         wrong = {key: ("forgotten", 1.0) for key, _ in embeddings.scan()}
         embeddings.put_labels({**wrong, "f" * 32: ("forgotten", 1.0)}, version=embeddings.label_version() or "")
+        embeddings.put_mentions({**dict.fromkeys(wrong, ("c_3",)), "f" * 32: ("c_3",)})
 
 
 def put_right(asset: str) -> list[str]:
     """What of `World.contents` an asset is to hold."""
     return {
-        "embeddings": ["profiles", "expressed"],
-        "intents": ["engagements", "expressed", "addressed", "nodes"],
+        "embeddings": ["profiles", "expressed", "mentioned"],
+        "intents": ["engagements", "expressed", "mentioned", "addressed", "nodes"],
         "milvus_collection": ["profiles", "conversations", "outcomes", "campaigns"],
-        "neo4j_graph": ["engagements", "addressed", "nodes"],
+        "neo4j_graph": ["engagements", "mentioned", "addressed", "nodes"],
         "engagement_metrics": ["facts", "days"],
     }[asset]
 
@@ -140,10 +145,31 @@ def test_what_was_amiss_is_put_right(asset: str, new_world: Callable[[], World])
     found = world.contents()
     assert {name: found[name] for name in put_right(asset)} == {name: right[name] for name in put_right(asset)}
     assert (done.asset, done.users, done.records > 0) == (asset, len(USERS), True)
-    assert done.removed == {"intents": 4, "neo4j_graph": 3}.get(asset, 0)  # the stranger, the campaign, the intent; a label
+    assert done.removed == {"intents": 5, "neo4j_graph": 3}.get(
+        asset, 0
+    )  # the stranger, the campaign, the intent; a label, a mention
     if asset == "intents":
         assert world.pipeline.documents.database["labels"].count_documents({"intent": "forgotten"}) == 0
     nothing_is_left_over(world)
+
+
+def test_relations_in_force_are_in_the_graph_again_and_no_others(new_world: Callable[[], World]) -> None:
+    world = grown(new_world(), history())
+    documents, graph = world.pipeline.documents, world.graph
+    fit_candidate(world.pipeline, world.pipeline.warehouse, run_id="learning")
+    generation = publish_by_hand(world.pipeline, graph, None, run_id="r").generation
+    asked = dict.fromkeys(CAMPAIGNS, 1.0)
+    right = graph.related_campaigns(asked, generation=generation, limit=10)
+    assert right
+    graph.clear()
+    graph.upsert_relations([Relation("c_0", "c_1", 1.0, 9)], generation="g_of_a_truth_that_is_gone", run_id="r")
+    assert [each.what for each in compare_stores(documents, world.vectors, graph, world.pipeline.warehouse) if not each.agrees] == [
+        "users", "engaged pairs", "related campaigns", "mentioned campaigns",
+    ]  # fmt: skip
+    compute_anew(world, "neo4j_graph")
+    assert graph.related_campaigns(asked, generation=generation, limit=10) == right
+    assert graph.count_relations("g_of_a_truth_that_is_gone") == 0
+    world.agrees_with_the_truth()
 
 
 @contextmanager
@@ -216,7 +242,7 @@ def test_one_that_died_is_begun_afresh(
 
     verb = {
         "embeddings": (type(world.pipeline.documents.embeddings), "agree_on"),
-        "intents": (sinks.Labeller, "put_labels"),
+        "intents": (Labeller, "put_labels"),
         "milvus_collection": (sinks, "index_users"),
         "neo4j_graph": (sinks, "link_users"),
         "engagement_metrics": (sinks, "count_users"),
@@ -308,7 +334,7 @@ def test_a_drain_that_slept_before_its_end_neither_swaps_collections_nor_says_wh
     assert embeddings.label_version() == labels
     world.pipeline.documents.database["leases"].delete_many({})
     rebuild("embeddings", world.pipeline, world.stores, ENCODER, run_id="r")
-    world.drain("embeddings")
+    world.drain("embeddings", "intents")
     with monkeypatch.context() as patch:
         overtake(world, Batch, "leaves_pending", patch)
         with pytest.raises(LeaseLost):
@@ -379,7 +405,7 @@ def test_nobody_is_rebuilt_from_an_empty_truth(new_world: Callable[[], World]) -
     world = new_world()
     for asset in IN_TURNS:
         assert compute_anew(world, asset).users == 0
-    assert world.graph.campaigns_for_intents(INTENTS) == {intent: [] for intent in INTENTS}
+    assert world.graph.count("ADDRESSES") == 0
     nothing_is_left_over(world)
 
 

@@ -1,5 +1,6 @@
 """From drops to every store, on real servers: however the same records arrive, the stores hold the same in the end."""
 
+import itertools
 import json
 import random
 from collections.abc import Callable, Iterable
@@ -35,8 +36,9 @@ def undisturbed(new_world: Callable[[], World], expected: dict[str, Any]) -> dic
 
 def test_all_at_once(undisturbed: dict[str, Any]) -> None:
     assert undisturbed["facts"] > 20 and undisturbed["nodes"][0] == len(USERS)
-    assert len(undisturbed["conversations"]) == len(undisturbed["outcomes"]) > 10
+    assert len(undisturbed["conversations"]) == len(undisturbed["outcomes"]) > 10 > len(undisturbed["openings"]) > 3
     assert {name for user in USERS for name in undisturbed["expressed"][user]}
+    assert sum(len(undisturbed["mentioned"][user]) for user in USERS) > 5
     assert undisturbed["addressed"]["refund"] == ["c_0", "c_3"]
 
 
@@ -65,14 +67,15 @@ def test_in_any_order_with_repeats_crashes_and_everything_twice(
     monkeypatch.setattr(sinks, "USERS", 1)
     monkeypatch.setattr(sinks, "FACTS", 4)
     monkeypatch.setattr(sinks, "TEXTS", 3)
-    for stage, store, verb in (
-        ("embeddings", world.pipeline.documents.embeddings, "put"),
-        ("intents", world.pipeline.documents.embeddings, "put_labels"),
-        ("milvus_collection", world.vectors, "upsert_users"),
-        ("neo4j_graph", world.graph, "replace_expressed"),
-        ("engagement_metrics", world.pipeline.warehouse, "insert_facts"),
+    _crash(world, monkeypatch, "embeddings", world.pipeline.documents.embeddings, "put", on_call=2)
+    for stage, store, verb, on_call in (
+        ("embeddings", world.pipeline.documents.conversations, "put", 1),
+        ("intents", world.pipeline.documents.embeddings, "put_labels", 2),
+        ("milvus_collection", world.vectors, "upsert_users", 2),
+        ("neo4j_graph", world.graph, "replace_expressed", 2),
+        ("engagement_metrics", world.pipeline.warehouse, "insert_facts", 2),
     ):
-        _crash_on_second_call(world, monkeypatch, stage, store, verb)
+        _crash(world, monkeypatch, stage, store, verb, on_call=on_call)
         world.drain(stage)
     world.load_catalogs(["campaigns.json"])
     world.put(third)
@@ -84,13 +87,13 @@ def test_in_any_order_with_repeats_crashes_and_everything_twice(
     assert world.contents() == undisturbed
 
 
-def _crash_on_second_call(world: World, monkeypatch: pytest.MonkeyPatch, stage: str, store: Any, verb: str) -> None:
-    write, calls = getattr(type(store), verb), iter([True])
+def _crash(world: World, monkeypatch: pytest.MonkeyPatch, stage: str, store: Any, verb: str, *, on_call: int) -> None:
+    write, calls = getattr(type(store), verb), itertools.count(1)
 
     def crashing(*arguments: Any, **options: Any) -> Any:
-        if next(calls, False):
-            return write(*arguments, **options)
-        raise RuntimeError("power cut")
+        if next(calls) == on_call:
+            raise RuntimeError("power cut")
+        return write(*arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(type(store), verb, crashing)
@@ -114,7 +117,7 @@ def test_what_comes_in_between_two_stages_waits_for_its_own_turn(
     world.drain()
     world.agrees_with_the_truth()
     found = world.contents()
-    same = ("profiles", "conversations", "outcomes", "campaigns", "engagements", "facts", "days")
+    same = ("profiles", "conversations", "openings", "outcomes", "campaigns", "engagements", "mentioned", "facts", "days")
     assert {name: found[name] for name in same} == {name: undisturbed[name] for name in same}
 
 
@@ -157,7 +160,8 @@ def test_equal_texts_are_embedded_once_and_people_without_words_have_no_vector(
     world.drain()
     world.put([{"user_id": "u_3", **said}, {"user_id": "u_3", **said, "message": "other words"}])
     world.drain()
-    assert encoded == ["same words", "other words"]
+    assert encoded == ["same words", "same words same words", "other words", encoded[-1]]
+    assert sorted(encoded[-1].split()) == ["other", "same", "words", "words"]
     assert [user for user in USERS if world.vectors.user_vector(user) is not None] == ["u_0", "u_1", "u_3"]
     assert world.graph.missing_users(["u_0", "u_1", "u_2", "u_3"]) == []
     world.agrees_with_the_truth()
@@ -172,7 +176,7 @@ def test_a_new_catalog_of_intents_labels_everything_anew(new_world: Callable[[],
     world.drain()
     assert [expressed.intent for expressed in world.graph.intents_of("u_0")] == ["refund"]
     path: Path = world.pipeline.settings.catalog / "intents.json"
-    path.write_text(json.dumps([{"intent": "money", "examples": ["about refund"]}]))
+    path.write_text(json.dumps([{"intent": "money", "examples": ["about refund"]}, {"intent": "refund", "examples": ["else"]}]))
     load_folder(world.pipeline, run_id="r")
     world.drain()
     assert [expressed.intent for expressed in world.graph.intents_of("u_0")] == ["money"]

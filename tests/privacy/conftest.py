@@ -41,7 +41,7 @@ def drops() -> dict[str, bytes]:
         for number in range(3)
         for user in (*OTHERS, VERA)
     ]
-    shared = [said(VERA, 30, message="the same words"), said("u_1", 30, message="the same words")]
+    shared = [said(user, 30, message="the same words on offer c 3") for user in (VERA, "u_1")]
     mention = [said("u_2", 31, message=f"{VERA} told me"), said("u_2", 32, message=f'line\n"{VERA}"', attributes={"a": "ä"})]
     bad = [{"user_id": VERA, "message": "no time"}, {"user_id": "u_1", "message": "no time"}]
     future = [said(VERA, 33, timestamp="2999-01-01T00:00:00Z")]
@@ -154,6 +154,22 @@ class Place:
     def _name_of(self, path: Path) -> str:
         entries = self.documents.ledger.get([path.name])
         return entries[0].name if entries else path.name
+
+
+class Cut(Exception):
+    """A run that was ended from outside."""
+
+
+def cut_at(patch: pytest.MonkeyPatch, owner: Any, verb: str, *, after: bool) -> None:
+    """The verb ends the run, before or after its work is done."""
+    real: Callable[..., Any] = getattr(owner, verb)
+
+    def cutting(*args: Any, **kwargs: Any) -> Any:
+        if after:
+            real(*args, **kwargs)
+        raise Cut
+
+    patch.setattr(owner, verb, cutting)
 
 
 @pytest.fixture

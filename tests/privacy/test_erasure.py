@@ -2,19 +2,26 @@
 
 import gzip
 import json
+from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from persona.errors import InvalidInput, NotFound
+from persona.evaluation.candidate import evaluate_candidate
 from persona.intake.catalogs import load_folder
+from persona.pipeline.learning import learn_given_intents
 from persona.privacy import erasure
 from persona.privacy.erasure import erase, is_complete
 from persona.privacy.holdings import export
 from persona.privacy.scrub import scrub
-from persona.schemas import Fact, UserProfile
-from tests.privacy.conftest import VERA, Place, drops, said
+from persona.ranking import publication
+from persona.schemas import Fact, UserProfile, Vector
+from persona.stores.documents.classifiers import Classifiers
+from persona.stores.documents.embeddings import Embeddings, text_hash
+from tests.privacy.conftest import VERA, Cut, Place, cut_at, drops, said
 
 MENTIONING = {"mongodb:records", "drops:mixed.jsonl", "watched:mixed.jsonl"}
 """Where others' words hold the id."""
@@ -46,6 +53,20 @@ def test_the_person_is_gone_and_the_proof_says_where_not(place: Place) -> None:
     ]
     assert VERA not in json.dumps(proof, default=str, ensure_ascii=False)
     place.world.agrees_with_the_truth()
+
+
+def test_what_goes_together_stops_counting_the_person_at_the_next_fit(place: Place) -> None:
+    def support() -> set[int]:
+        publication.fit_candidate(place.pipeline, place.pipeline.warehouse, run_id="r")
+        evaluate_candidate(place.pipeline, run_id="r")
+        generation = publication.publish_candidate(place.pipeline, place.world.graph, run_id="r").in_force or ""
+        votes = place.world.graph.related_campaigns({"c_0": 1.0, "c_1": 1.0, "c_2": 1.0}, generation=generation, limit=10)
+        assert {vote.campaign_id for vote in votes} == {"c_0", "c_1", "c_2"}
+        return {vote.support for vote in votes}
+
+    assert support() == {4}
+    erase(VERA, place.settings, place.world.stores, run_id="e")
+    assert support() == {3}
 
 
 def test_every_record_stays_accounted_for(place: Place) -> None:
@@ -120,6 +141,50 @@ def test_what_a_rebuild_is_filling_forgets_the_person_too(place: Place) -> None:
     assert place.seen(VERA) == MENTIONING | NOT_OURS_TO_CHANGE
     assert beside.present_users([VERA, "u_1"]) == {"u_1"}
     assert [bucket.n for bucket in stores.warehouse.beside().day_buckets()] == [1]
+
+
+def test_what_was_learned_from_the_person_goes_wherever_it_was_cut_off(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    stores, documents = place.world.stores, place.documents
+    given = [said(user, 60 + number, intent="refund") for user in (VERA, "u_1") for number in range(2)]
+    place.take_in({"given.jsonl": b"".join(json.dumps(record).encode() + b"\n" for record in given)})
+    learn_given_intents(place.pipeline, place.world.graph, run_id="r")
+    of_others = {text_hash(record["message"]) for record in given if record["user_id"] != VERA}
+    theirs = documents.embeddings.get(documents.classifiers.lessons().keys() - of_others)
+    assert len(theirs) == 2 and fitted_to(place, theirs)
+    cuts = 0
+    for owner, verb in ((Classifiers, "unlearn"), (Classifiers, "put_part"), (Classifiers, "keep_only"), (Embeddings, "remove")):
+        for after in (True, False):
+            with monkeypatch.context() as patch:
+                cut_at(patch, owner, verb, after=after)
+                with suppress(Cut):
+                    erase(VERA, place.settings, stores, run_id="e")
+                    cuts -= 1
+                cuts += 1
+            assert documents.classifiers.version(), "whoever serves has a classifier all the time"
+    proof = erase(VERA, place.settings, stores, run_id="e")
+    assert cuts >= 6 and is_complete(proof), proof["left"]
+    assert documents.classifiers.lessons().keys() == of_others
+    assert fitted_to(place, documents.embeddings.get(of_others)) and not fitted_to(place, theirs)
+
+
+def test_the_proof_counts_what_was_learned_and_said_of_texts(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.take_in({"given.jsonl": json.dumps(said(VERA, 60, message="Offer c_1: about refund", intent="refund")).encode()})
+    learn_given_intents(place.pipeline, place.world.graph, run_id="r")
+    monkeypatch.setattr(Classifiers, "unlearn", lambda self, hashes: None)
+    monkeypatch.setattr(Embeddings, "remove", lambda self, hashes: None)
+    place.documents.database["classifier"].insert_one({"_id": "older/0000", "version": "older"})
+    monkeypatch.setattr(Classifiers, "keep_only", lambda self, version, session: None)
+    proof = erase(VERA, place.settings, place.world.stores, run_id="e")
+    assert not is_complete(proof)
+    left = {what: proof["left"][what] for what in ("texts", "labels", "mentions", "lessons")}
+    assert left == {what: proof["found"][what] for what in left} and all(left.values()), left
+    assert proof["left"]["classifiers"] == 1
+
+
+def fitted_to(place: Place, vectors: Mapping[str, Vector]) -> bool:
+    """Whether what is stored of classifiers holds one of these vectors."""
+    content = b"".join(found["content"] for found in place.documents.database["classifier"].find().sort("_id", 1))
+    return any(vector.tobytes() in content for vector in vectors.values())
 
 
 def test_nobody_is_not_erased(place: Place) -> None:

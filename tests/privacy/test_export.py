@@ -30,6 +30,8 @@ def test_everything_is_in_it(place: Place) -> None:
     assert {row["user_id"] for row in document["milvus"]["conversations"]} == {VERA}
     assert {tie["campaign_id"] for tie in document["neo4j"]["engaged"]} == {"c_0", "c_1", "c_2"}
     assert document["neo4j"]["engaged"][0]["click"] == 1 and document["neo4j"]["expressed"]
+    assert [tie["campaign_id"] for tie in document["neo4j"]["mentioned"]] == ["c_3"]
+    assert records[f"m_{VERA}_30"]["mentioned_campaigns"] == ["c_3"]
     assert len(document["warehouse"]["engagements"]) == 3 and document["warehouse"]["user_engagement"][0]["events"] == 3
     text = json.dumps(document)
     assert not any(f'"{other}"' in text for other in OTHERS)

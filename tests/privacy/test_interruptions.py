@@ -10,6 +10,7 @@ from persona.privacy import copies
 from persona.privacy.erasure import erase, is_complete
 from persona.stores.cache import Cache
 from persona.stores.documents.catalog import Catalog
+from persona.stores.documents.classifiers import Classifiers
 from persona.stores.documents.embeddings import Embeddings
 from persona.stores.documents.erasures import Erasures
 from persona.stores.documents.ledger import Ledger
@@ -20,7 +21,7 @@ from persona.stores.graph import Graph
 from persona.stores.vectors import VectorStore
 from persona.stores.warehouse import Warehouse
 from tests.pipeline.conftest import World
-from tests.privacy.conftest import VERA, Place
+from tests.privacy.conftest import VERA, Cut, Place, cut_at
 from tests.privacy.test_erasure import MENTIONING, NOT_OURS_TO_CHANGE
 
 pytestmark = pytest.mark.slow
@@ -28,25 +29,9 @@ pytestmark = pytest.mark.slow
 STEPS: list[tuple[Any, str]] = [
     (Tombstones, "place"), (Ledger, "add_alias"), (Quarantine, "remove"), (Ledger, "recount"), (blanking.os, "replace"),
     (copies, "recount_without_copy"), (copies, "_remember"), (VectorStore, "remove_user"), (Graph, "remove_user"),
-    (Warehouse, "remove_user"), (Cache, "forget"), (Embeddings, "remove"), (Catalog, "remove_customer"), (Records, "remove_user"),
-    (Erasures, "put"),
+    (Warehouse, "remove_user"), (Cache, "forget"), (Classifiers, "unlearn"), (Embeddings, "remove"),
+    (Catalog, "remove_customer"), (Records, "remove_user"), (Erasures, "put"),
 ]  # fmt: skip
-
-
-class Cut(Exception):
-    pass
-
-
-def cut_at(patch: pytest.MonkeyPatch, owner: Any, verb: str, *, after: bool) -> None:
-    """The verb ends the run, before or after its work is done."""
-    real: Callable[..., Any] = getattr(owner, verb)
-
-    def cutting(*args: Any, **kwargs: Any) -> Any:
-        if after:
-            real(*args, **kwargs)
-        raise Cut
-
-    patch.setattr(owner, verb, cutting)
 
 
 def test_cut_off_at_every_step(place: Place, new_world: Callable[[], World]) -> None:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from persona.projections.engagements import EVENT_NAMES, EVENT_WEIGHTS, engagement_of, expressed_intents, fact_of
-from persona.schemas import Event, ExpressedIntent, Fact
+from persona.projections.engagements import EVENT_NAMES, EVENT_WEIGHTS, engagement_of, expressed_intents, fact_of, mentions_of
+from persona.schemas import Event, ExpressedIntent, Fact, Mention
 
 START = datetime(2025, 6, 1, tzinfo=UTC)
 START_MS = round(START.timestamp() * 1000)
@@ -69,6 +69,23 @@ def test_a_given_intent_wins_over_an_inferred_one() -> None:
         ("u", "refund"): ExpressedIntent("u", "refund", 2, START_MS + HOUR_MS, "m1"),
         ("u", "travel"): ExpressedIntent("u", "travel", 1, START_MS + 3 * HOUR_MS, "m3"),
         ("v", "refund"): ExpressedIntent("v", "refund", 1, START_MS + 5 * HOUR_MS, "m5"),
+    }
+
+
+def test_each_message_that_names_a_campaign_counts_once() -> None:
+    named = {"t1": ("c_1", "c_2"), "t2": ("c_1",)}
+    history = [
+        record(0, text_hash="t1"),
+        record(1, text_hash="t1"),
+        record(2, text_hash="t2"),
+        record(3, text_hash="unknown"),
+        record(4, campaign_id="c_3"),
+        record(5, text_hash="t2", user_id="v"),
+    ]
+    assert mentions_of(["u", "v", "w"], history, named) == {
+        "u": [Mention("c_1", 3, START_MS + 2 * HOUR_MS, "m2"), Mention("c_2", 2, START_MS + HOUR_MS, "m1")],
+        "v": [Mention("c_1", 1, START_MS + 5 * HOUR_MS, "m5")],
+        "w": [],
     }
 
 

@@ -1,7 +1,7 @@
 """What each channel proposes for whom, and that evidence tells nothing about anybody else."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,25 @@ from persona.ranking.channels import (
     content,
     engagement,
     intents,
+    mentions,
+    related,
     similar_conversations,
     similar_users,
+    weighted_history,
 )
 from persona.ranking.context import Context
-from persona.ranking.model import RankingModel, fit
-from persona.schemas import Campaign, DayBucket, ExpressedIntent, NeighbourVote, SimilarConversation, Vector
+from persona.ranking.model import HALF_LIFE_DAYS, RankingModel, fit
+from persona.schemas import (
+    Campaign,
+    DayBucket,
+    Engagement,
+    ExpressedIntent,
+    Mention,
+    NeighbourVote,
+    RelatedVote,
+    SimilarConversation,
+    Vector,
+)
 
 VECTOR = np.array([1, 0], np.float32)
 NOW_MS = 1_767_225_600_000
@@ -35,6 +48,7 @@ class Stores:
     conversations: list[SimilarConversation] = field(default_factory=list)
     near: list[tuple[str, float]] = field(default_factory=list)
     votes: list[NeighbourVote] = field(default_factory=list)
+    relations: list[RelatedVote] = field(default_factory=list)
     asked: dict[str, Any] = field(default_factory=dict)
 
     def similar_users(self, vector: Vector, *, limit: int, exclude: str | None) -> list[tuple[str, float]]:
@@ -54,6 +68,10 @@ class Stores:
         self.asked.update(neighbours=dict(neighbours), now_ms=now_ms)
         return self.votes
 
+    def related_campaigns(self, history: Mapping[str, float], *, generation: str, limit: int) -> list[RelatedVote]:
+        self.asked.update(history=dict(history), generation=generation)
+        return self.relations
+
 
 def model(**conversions: int) -> RankingModel:
     buckets = [
@@ -68,7 +86,12 @@ def sources(
 ) -> Sources:
     found = stores or Stores()
     catalog = {name: Campaign(campaign_id=name, **fields) for name, fields in campaigns.items()}
-    return Sources(found, found, catalog, fitted or model(), NOW_MS, channel)
+    return Sources(found, found, catalog, fitted or model(), NOW_MS, channel, "g_1")
+
+
+def engaged(campaign: str, weight: float = 1.0, *, days: float = 0, **counts: int) -> Engagement:
+    at_ms = NOW_MS - round(days * 86_400_000)
+    return Engagement("u_1", campaign, weight, 0.0, counts or {"conversion": 1}, at_ms, at_ms, "m_1")
 
 
 def scores(candidates: list[Candidate]) -> dict[str, float]:
@@ -136,6 +159,21 @@ def test_intents_propose_what_addresses_them_by_how_often_they_were_expressed() 
     assert evidence["b"] == {"intent": "cancel", "messages": 1}
 
 
+def test_mentions_propose_what_was_named_by_how_often_and_how_lately() -> None:
+    week_ms = 7 * 86_400_000
+    named = {
+        "now": Mention("now", 1, NOW_MS, "m_1"),
+        "often": Mention("often", 4, NOW_MS, "m_2"),
+        "before": Mention("before", 4, NOW_MS - week_ms, "m_3"),
+        "later": Mention("later", 1, NOW_MS + week_ms, ""),
+    }
+    found = mentions(Context(user_id="u_1", mentioned=named), sources())
+    assert scores(found) == {"now": 1.0, "often": 4.0, "before": pytest.approx(4 * 0.5 ** (7 / HALF_LIFE_DAYS)), "later": 1.0}
+    evidence = {candidate.campaign_id: candidate.evidence for candidate in found}
+    assert evidence["often"] == {"messages": 4, "message_id": "m_2"} and evidence["later"] == {"messages": 1}
+    assert mentions(NOBODY, sources()) == []
+
+
 def test_content_proposes_campaigns_whose_words_are_near() -> None:
     found = content(SOMEONE, sources(Stores(near=[("a", 0.61234), ("b", 0.0), ("c", -0.3)])))
     assert [(candidate.campaign_id, candidate.evidence) for candidate in found] == [("a", {"similarity": 0.6123})]
@@ -163,11 +201,52 @@ def test_a_campaign_that_nobody_has_seen_stands_at_the_prior() -> None:
 
 def test_no_evidence_names_another_person() -> None:
     stores = Stores(
-        users=[("u_secret", 0.9)], conversations=[conversation(0.9, a=1.0)], near=[("a", 0.4)], votes=[NeighbourVote("a", 1.0, 1)]
+        users=[("u_secret", 0.9)], conversations=[conversation(0.9, a=1.0)], near=[("a", 0.4)], votes=[NeighbourVote("a", 1.0, 1)],
+        relations=[RelatedVote("a", 0.3, "b", 2, 0.2, "r_1")],
+    )  # fmt: skip
+    person = Context(
+        user_id="u_1",
+        vector=VECTOR,
+        intents={"buy": ExpressedIntent("u_1", "buy", 1, NOW_MS, "m_1")},
+        history=[engaged("b")],
+        mentioned={"a": Mention("a", 1, NOW_MS, "m_1")},
     )
-    person = Context(user_id="u_1", vector=VECTOR, intents={"buy": ExpressedIntent("u_1", "buy", 1, NOW_MS, "m_1")})
     found = {
         name: channel(person, sources(stores, fitted=model(a=1), a={"intents": ["buy"]})) for name, channel in CHANNELS.items()
     }
     assert all(found.values())
     assert "secret" not in repr(found)
+
+
+# -- related ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_history_weighs_by_strength_and_age_and_leaves_out_what_was_shown_or_refused() -> None:
+    history = [
+        engaged("now"), engaged("week", days=7), engaged("clicked", 0.5, days=14, click=2, impression=3), engaged("future", days=-3),
+        engaged("refused", -1.0), engaged("shown", 0.05, impression=1),
+    ]  # fmt: skip
+    found = weighted_history(Context(user_id="u_1", history=history), now_ms=NOW_MS, half_life_days=7)
+    assert found == pytest.approx({"now": 1.0, "week": 0.5, "clicked": 0.125, "future": 1.0})
+
+
+def test_related_names_the_campaign_it_goes_together_with() -> None:
+    stores = Stores(relations=[RelatedVote("b", 0.4, "a", 7, 0.2, "r_1"), RelatedVote("c", 0.0, "a", 2, 0.2, "r_1")])
+    found = related(Context(user_id="u_1", history=[engaged("a")]), sources(stores))
+    assert found == [Candidate("b", 0.4, {"because": "a", "support": 7, "weight": 0.2, "run_id": "r_1"})]
+    assert stores.asked == {"history": {"a": 1.0}, "generation": "g_1"}
+
+
+def test_without_a_history_or_a_generation_nothing_is_related_and_nothing_asked() -> None:
+    stores = Stores(relations=[RelatedVote("b", 0.4, "a", 7, 0.2, "r_1")])
+    assert related(SOMEONE, sources(stores)) == []
+    assert related(Context(user_id="u_1", history=[engaged("a", 0.05, impression=1)]), sources(stores)) == []
+    unpublished = replace(sources(stores), generation=None)
+    assert related(Context(user_id="u_1", history=[engaged("a")]), unpublished) == []
+    assert stores.asked == {}
+
+
+def test_of_a_long_history_what_weighs_most_counts() -> None:
+    stores = Stores()
+    related(Context(user_id="u_1", history=[engaged(f"c_{day}", days=day) for day in range(500)]), sources(stores))
+    assert set(stores.asked["history"]) == {f"c_{day}" for day in range(50)}

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from persona.ranking.channels import Candidate
-from persona.ranking.fusion import fuse
+from persona.ranking.fusion import fuse, fused_order
 
 CHANNELS = ("similar_users", "content", "engagement", "intents", "similar_conversations", "another")
 SCORES = st.floats(min_value=1e-6, max_value=1e6, allow_nan=False)
@@ -95,3 +95,9 @@ def test_a_better_score_in_a_channel_never_lowers_a_campaign(
     after = fused({**proposals, channel: {**proposals[channel], campaign: better}}, weights)
     assert after[campaign] >= before[campaign]
     assert list(after).index(campaign) <= list(before).index(campaign)
+
+
+@given(PROPOSALS, WEIGHTS)
+def test_the_order_alone_is_the_same_order(proposals: dict[str, dict[str, float]], weights: dict[str, float]) -> None:
+    proposed = {name: candidates(scores) for name, scores in proposals.items()}
+    assert fused_order(proposed, weights) == [item.campaign_id for item in fuse(proposed, weights)]

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from persona.ranking.generation import decide, generation_id
+from persona.ranking.channels import CHANNELS
+from persona.ranking.generation import Verdict, decide, generation_id
 from persona.ranking.model import HALF_LIFE_DAYS, PRIOR_WEIGHTS, UNSEEN, RankingModel, fit
 from persona.schemas import DayBucket, Event
 
@@ -32,6 +33,30 @@ def test_engagement_halves_with_every_half_life() -> None:
     assert model.strength_of("week_old") == pytest.approx(2.0)
     assert model.strength_of("both") == pytest.approx(2 * 0.5 + 4 * 0.25)
     assert model.strength_of("unheard_of") == 0
+
+
+def test_a_learned_half_life_takes_the_place_of_the_default() -> None:
+    buckets = [bucket("new", "conversion", 4), bucket("week_old", "conversion", 4, day="2026-01-08")]
+    model = fit(buckets, facts=8, fingerprint="f", half_life_days=3.5)
+    assert model.half_life_days == 3.5
+    assert model.strength_of("week_old") == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("fitted_days", "taste_days"), [(7.0, 30.0), (7.5, 30.0), (30.0, 120.0)])
+def test_tastes_last_four_times_as_long_as_popularity_and_a_month_at_least(fitted_days: float, taste_days: float) -> None:
+    model = fit([bucket("c", "click", 1)], facts=1, fingerprint="f", half_life_days=fitted_days)
+    assert model.taste_half_life_days == taste_days
+
+
+def test_a_model_is_as_of_the_end_of_its_newest_day() -> None:
+    assert fitted(bucket("c", "click", 1, day="2026-02-28")).as_of == datetime(2026, 3, 1, tzinfo=UTC)
+    assert fitted().as_of == datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def test_the_prior_weights_are_shares_of_one() -> None:
+    assert sum(PRIOR_WEIGHTS.values()) == pytest.approx(1)
+    assert set(CHANNELS) <= set(PRIOR_WEIGHTS)
+    assert fitted().tuned_on == 0
 
 
 def test_age_counts_from_the_newest_day_so_an_old_history_ranks_like_todays() -> None:
@@ -101,14 +126,31 @@ def test_a_model_comes_back_from_the_store_as_it_went_in() -> None:
     assert RankingModel.model_validate(model.model_dump()) == model
 
 
-def test_the_first_model_is_published_and_then_only_what_rests_on_other_data() -> None:
+def verdict(model: RankingModel, in_force: str | None, *, publish: bool) -> Verdict:
+    return Verdict(fingerprint=model.fingerprint, in_force=in_force, publish=publish, reason=f"the evaluation says {publish}")
+
+
+def test_what_rests_on_other_data_is_published_as_the_evaluation_says() -> None:
     first, same, newer = fitted(), fitted(), fitted(bucket("a", "click"), fingerprint="g")
-    assert decide(first, None).publish
-    assert not decide(same, first).publish
-    assert decide(newer, first).publish
-    reasons = {decide(first, None).reason, decide(same, first).reason, decide(newer, first).reason}
-    assert len(reasons) == 3
-    assert all(reasons)
+    assert decide(first, None, verdict(first, None, publish=True)).publish
+    assert not decide(same, ("g_1", first), verdict(same, "g_1", publish=True)).publish
+    for said in (True, False):
+        decided = decide(newer, ("g_1", first), verdict(newer, "g_1", publish=said))
+        assert (decided.publish, decided.reason) == (said, f"the evaluation says {said}")
+
+
+def test_what_was_not_compared_with_what_serves_is_not_published() -> None:
+    serving, candidate = fitted(), fitted(bucket("a", "click"), fingerprint="g")
+    for said in (None, verdict(serving, "g_1", publish=True), verdict(candidate, "g_0", publish=True)):
+        decided = decide(candidate, ("g_1", serving), said)
+        assert not decided.publish and "ranking_evaluation" in decided.reason
+
+
+def test_what_was_rolled_back_is_not_published_again_by_itself() -> None:
+    first, second, third = (fitted(bucket("a", "click", n), fingerprint=str(n)) for n in (1, 2, 3))
+    refused = decide(second, ("g_1", first), verdict(second, "g_1", publish=True), withdrawn={"2"})
+    assert not refused.publish and "rolled back" in refused.reason
+    assert decide(third, ("g_1", first), verdict(third, "g_1", publish=True), withdrawn={"2"}).publish
 
 
 def test_a_generations_id_is_its_time() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from persona.ranking.context import Context, Decision
-from persona.ranking.policy import Request, rule_against
+from persona.ranking.policy import Request, Rule, by_campaign, rule_against
 from persona.schemas import Campaign, Customer, FrequencyCap
 
 NOW = datetime(2026, 1, 10, 12, tzinfo=UTC)
@@ -23,8 +23,8 @@ def decided(
     return Decision(event=event, campaign_id=campaign_id, channel=channel, at=NOW - ago)
 
 
-def rule(offered: Campaign, *decisions: Decision, customer: Customer | None = None, **request: Any) -> str | None:
-    context = Context(user_id="u_1", customer=customer, decisions=decisions)
+def rule(offered: Campaign, *decisions: Decision, customer: Customer | None = None, **request: Any) -> Rule | None:
+    context = Context(user_id="u_1", customer=customer, decisions=by_campaign(decisions))
     return rule_against(offered, context, Request(**{"at": NOW, **request}))
 
 
@@ -49,7 +49,7 @@ def test_nothing_speaks_against_a_plain_campaign() -> None:
     ],
 )
 def test_a_campaign_that_is_not_running_is_not_offered(fields: dict[str, Any]) -> None:
-    assert rule(campaign(**fields)) == "the campaign is not running"
+    assert rule(campaign(**fields)) == Rule.NOT_RUNNING
 
 
 def test_a_campaign_runs_from_its_start_until_its_end() -> None:
@@ -59,23 +59,23 @@ def test_a_campaign_runs_from_its_start_until_its_end() -> None:
 def test_running_is_judged_at_the_time_asked_about() -> None:
     offered = campaign(starts_at=NOW + timedelta(days=1), ends_at=NOW + timedelta(days=2))
     assert rule(offered, at=NOW + timedelta(days=1, hours=1)) is None
-    assert rule(offered, at=NOW + timedelta(days=3)) == "the campaign is not running"
+    assert rule(offered, at=NOW + timedelta(days=3)) == Rule.NOT_RUNNING
 
 
 def test_a_campaign_is_offered_on_its_channels_only() -> None:
     offered = campaign(channels=["email", "push"])
-    assert rule(offered, channel="sms") == "the campaign does not run on this channel"
+    assert rule(offered, channel="sms") == Rule.OTHER_CHANNEL
     assert rule(offered, channel="push") is None
     assert rule(offered) is None
 
 
 def test_the_caller_may_exclude() -> None:
-    assert rule(campaign(), exclude={"c_1"}) == "excluded by the caller"
+    assert rule(campaign(), exclude={"c_1"}) == Rule.EXCLUDED
     assert rule(campaign(), exclude={"c_2"}) is None
 
 
 def test_a_suppressed_person_is_offered_nothing() -> None:
-    assert rule(campaign(), customer=customer(suppressed=True, consent=True)) == "the person is suppressed"
+    assert rule(campaign(), customer=customer(suppressed=True, consent=True)) == Rule.SUPPRESSED
 
 
 @pytest.mark.parametrize(
@@ -95,36 +95,36 @@ def test_a_suppressed_person_is_offered_nothing() -> None:
 )
 def test_consent_is_for_all_or_by_channel(consent: bool | dict[str, bool], channel: str | None, offered: bool) -> None:
     found = rule(campaign(requires_consent=True), customer=customer(consent=consent), channel=channel)
-    assert found == (None if offered else "the person has not consented")
+    assert found == (None if offered else Rule.NO_CONSENT)
     assert rule(campaign(), customer=customer(consent=consent), channel=channel) is None
 
 
 def test_who_never_said_yes_has_not_consented() -> None:
-    assert rule(campaign(requires_consent=True)) == "the person has not consented"
-    assert rule(campaign(requires_consent=True), customer=customer()) == "the person has not consented"
+    assert rule(campaign(requires_consent=True)) == Rule.NO_CONSENT
+    assert rule(campaign(requires_consent=True), customer=customer()) == Rule.NO_CONSENT
 
 
 def test_what_was_converted_on_is_not_offered_again_unless_repeats_are_wanted() -> None:
-    assert rule(campaign(), decided("conversion")) == "the person has already converted"
+    assert rule(campaign(), decided("conversion")) == Rule.ALREADY_CONVERTED
     assert rule(campaign(), decided("conversion"), repeat_conversions=True) is None
     assert rule(campaign(), decided("conversion", "c_2")) is None
 
 
 def test_what_was_dismissed_is_not_offered_again() -> None:
-    assert rule(campaign(), decided("dismiss")) == "the person dismissed it"
-    assert rule(campaign(), decided("dismiss"), repeat_conversions=True) == "the person dismissed it"
+    assert rule(campaign(), decided("dismiss")) == Rule.DISMISSED
+    assert rule(campaign(), decided("dismiss"), repeat_conversions=True) == Rule.DISMISSED
     assert rule(campaign(), decided("dismiss", "c_2")) is None
 
 
 def test_unsubscribing_from_a_campaign_concerns_no_other() -> None:
-    assert rule(campaign(), decided("unsubscribe")) == "the person has unsubscribed"
+    assert rule(campaign(), decided("unsubscribe")) == Rule.UNSUBSCRIBED
     assert rule(campaign(), decided("unsubscribe", "c_2")) is None
 
 
 def test_unsubscribing_from_a_channel_concerns_what_can_only_go_out_there() -> None:
     gone = decided("unsubscribe", None, channel="email")
-    assert rule(campaign(), gone, channel="email") == "the person has unsubscribed"
-    assert rule(campaign(channels=["email"]), gone) == "the person has unsubscribed"
+    assert rule(campaign(), gone, channel="email") == Rule.UNSUBSCRIBED
+    assert rule(campaign(channels=["email"]), gone) == Rule.UNSUBSCRIBED
     assert rule(campaign(), gone, channel="push") is None
     assert rule(campaign(channels=["email", "push"]), gone) is None
     assert rule(campaign(), gone) is None
@@ -132,8 +132,8 @@ def test_unsubscribing_from_a_channel_concerns_what_can_only_go_out_there() -> N
 
 def test_unsubscribing_without_campaign_or_channel_concerns_everything() -> None:
     gone = decided("unsubscribe", None, channel="unknown")
-    assert rule(campaign(), gone) == "the person has unsubscribed"
-    assert rule(campaign(), gone, channel="push") == "the person has unsubscribed"
+    assert rule(campaign(), gone) == Rule.UNSUBSCRIBED
+    assert rule(campaign(), gone, channel="push") == Rule.UNSUBSCRIBED
 
 
 @pytest.mark.parametrize("event", ["impression", "open", "click", "reply", "message"])
@@ -145,17 +145,46 @@ def test_the_cap_counts_impressions_of_the_campaign_within_its_days() -> None:
     capped = campaign(frequency_cap=FrequencyCap(count=2, days=7))
     seen = decided("impression", ago=timedelta(days=7))
     old = decided("impression", ago=timedelta(days=7) + SECOND)
-    assert rule(capped, seen, seen) == "the frequency cap is reached"
+    assert rule(capped, seen, seen) == Rule.FREQUENCY_CAP
     assert rule(capped, seen, old, old) is None
     assert rule(capped, seen, decided("impression", "c_2"), decided("click")) is None
     assert rule(campaign(), seen, seen) is None
 
 
 @pytest.mark.parametrize("event", ["conversion", "dismiss", "unsubscribe", "impression"])
-def test_what_came_after_the_time_asked_about_is_not_known(event: str) -> None:
+def test_what_a_clock_ahead_of_ours_says_was_decided_counts(event: str) -> None:
     capped = campaign(frequency_cap=FrequencyCap(count=1, days=7))
-    assert rule(capped, decided(event), at=NOW - timedelta(days=1) - SECOND) is None
-    assert rule(capped, decided(event), at=NOW - timedelta(days=1)) is not None
+    assert rule(capped, decided(event, ago=-timedelta(hours=20))) is not None
+
+
+def test_what_came_after_the_time_asked_about_is_not_known() -> None:
+    before, after, everywhere = decided("dismiss", ago=SECOND), decided("dismiss"), decided("unsubscribe", None)
+    assert by_campaign([before, after, everywhere], until=before.at - SECOND) == {"c_1": [after], None: [everywhere]}
+    assert by_campaign([before, after], until=before.at) == {"c_1": [before, after]}
+
+
+@pytest.mark.parametrize(
+    ("channels", "consent", "gone", "expected"),
+    [
+        (["email", "sms"], {"email": True}, "email", Rule.UNSUBSCRIBED),
+        (["email", "sms"], {"email": True, "sms": True}, "email", None),
+        (["email", "sms"], True, "email", None),
+        (["email", "sms"], {"push": True}, "email", Rule.NO_CONSENT),
+        ([], {"email": True}, "email", Rule.UNSUBSCRIBED),
+        ([], {"email": True}, "sms", None),
+        ([], True, "email", None),
+    ],
+)
+def test_without_a_channel_asked_for_one_and_the_same_has_consent_and_was_not_unsubscribed_from(
+    channels: list[str], consent: bool | dict[str, bool], gone: str, expected: Rule | None
+) -> None:
+    offered = campaign(requires_consent=True, channels=channels)
+    left = decided("unsubscribe", None, channel=gone)
+    assert rule(offered, left, customer=customer(consent=consent)) is expected
+    apart = [
+        rule(offered, left, customer=customer(consent=consent), channel=channel) for channel in channels or ["email", "push"]
+    ]
+    assert (None in apart) == (expected is None)
 
 
 def test_of_several_rules_the_first_in_their_order_speaks() -> None:
@@ -165,15 +194,15 @@ def test_of_several_rules_the_first_in_their_order_speaks() -> None:
     asked: dict[str, Any] = {"channel": "email", "exclude": {"c_1"}, "customer": customer(suppressed=True)}
     decisions = [decided("conversion"), decided("impression")]
     expected = [
-        ("the campaign is not running", lambda: offered.update(status="active")),
-        ("the campaign does not run on this channel", lambda: offered.update(channels=[])),
-        ("excluded by the caller", lambda: asked.update(exclude=())),
-        ("the person is suppressed", lambda: asked.update(customer=customer())),
-        ("the person has not consented", lambda: asked.update(customer=customer(consent=True))),
-        ("the frequency cap is reached", decisions.pop),
-        ("the person has already converted", decisions.pop),
+        (Rule.NOT_RUNNING, lambda: offered.update(status="active")),
+        (Rule.OTHER_CHANNEL, lambda: offered.update(channels=[])),
+        (Rule.EXCLUDED, lambda: asked.update(exclude=())),
+        (Rule.SUPPRESSED, lambda: asked.update(customer=customer())),
+        (Rule.NO_CONSENT, lambda: asked.update(customer=customer(consent=True))),
+        (Rule.FREQUENCY_CAP, decisions.pop),
+        (Rule.ALREADY_CONVERTED, decisions.pop),
     ]
-    for words, mend in expected:
-        assert rule(campaign(**offered), *decisions, **asked) == words
+    for first, mend in expected:
+        assert rule(campaign(**offered), *decisions, **asked) is first
         mend()
     assert rule(campaign(**offered), *decisions, **asked) is None

@@ -1,6 +1,6 @@
 """Whole answers from stores of a few lines each: what is offered, and what a store that is down costs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from persona.errors import StoreUnavailable
+from persona.language.mentions import NameFinder
 from persona.ranking.model import fit
-from persona.ranking.recommender import NO_MODEL, Query, Recommender, Snapshot
+from persona.ranking.recommender import NO_MODEL, Query, Recommender, Rules, Snapshot
 from persona.schemas import (
     Answer,
     Campaign,
@@ -18,7 +19,10 @@ from persona.schemas import (
     DayBucket,
     Engagement,
     ExpressedIntent,
+    FrequencyCap,
+    Mention,
     NeighbourVote,
+    RelatedVote,
     SimilarConversation,
     Vector,
 )
@@ -35,8 +39,13 @@ MODEL = fit(
     facts=99,
     fingerprint="f",
 )
-CAMPAIGNS = {f"c_{number}": Campaign(campaign_id=f"c_{number}", intents=["buy"] if number == 4 else []) for number in range(1, 7)}
-SNAPSHOT = Snapshot(generation="g_1", model=MODEL, catalog_version=1, campaigns=CAMPAIGNS, as_of=AT)
+CAMPAIGNS = {
+    f"c_{number}": Campaign(campaign_id=f"c_{number}", name=f"The Offer {number}", intents=["buy"] if number == 4 else [])
+    for number in range(1, 7)
+}
+SNAPSHOT = Snapshot(
+    generation="g_1", model=MODEL, catalog_version=1, campaigns=CAMPAIGNS, as_of=AT, finder=NameFinder(CAMPAIGNS.values())
+)
 
 
 @dataclass
@@ -46,6 +55,7 @@ class World:
     down: set[str] = field(default_factory=set)
     decisions: list[dict[str, Any]] = field(default_factory=list)
     history: list[Engagement] = field(default_factory=list)
+    mentioned: list[Mention] = field(default_factory=list)
     person: Customer | None = None
 
     def of(self, store: str, answer: T) -> T:
@@ -71,10 +81,17 @@ class World:
     def intents_of(self, user_id: str) -> list[ExpressedIntent]:
         return self.of("neo4j", [ExpressedIntent("u_1", "buy", 1, AT_MS, "m_1")] if user_id == "u_1" else [])
 
+    def mentions_of(self, user_id: str) -> list[Mention]:
+        return self.of("neo4j", self.mentioned if user_id == "u_1" else [])
+
     def campaigns_of(
         self, neighbours: Mapping[str, float], *, now_ms: int, half_life_days: float, limit: int
     ) -> list[NeighbourVote]:
         return self.of("neo4j", [NeighbourVote("c_5", 1.0, 1)])
+
+    def related_campaigns(self, history: Mapping[str, float], *, generation: str, limit: int) -> list[RelatedVote]:
+        because = max(history, key=lambda campaign: history[campaign])
+        return self.of("neo4j", [RelatedVote("c_2", 1.0, because, 4, 0.2, "r_1")] if generation == "g_1" else [])
 
     def decisions_of(self, user_id: str, *, impressions_since: datetime) -> list[dict[str, Any]]:
         return self.of("mongodb", [decision for decision in self.decisions if decision["timestamp"] >= impressions_since])
@@ -82,8 +99,8 @@ class World:
     def customer(self, user_id: str) -> Customer | None:
         return self.of("mongodb", self.person)
 
-    def recommender(self, *, repeat_conversions: bool = False) -> Recommender:
-        return Recommender(self, self, self, self, repeat_conversions)
+    def recommender(self, **rules: Any) -> Recommender:
+        return Recommender(self, self, self, self, Rules(**rules))
 
 
 def ask(world: World, user: str = "u_1", snapshot: Snapshot = SNAPSHOT, **query: Any) -> Answer:
@@ -116,6 +133,16 @@ def test_every_channel_has_its_part_and_the_answer_says_what_it_rests_on() -> No
     assert scores == sorted(scores, reverse=True)
     assert [item.rank for item in answer.recommendations] == [1, 2, 3, 4, 5, 6]
     assert all(item.reason.endswith(".") for item in answer.recommendations)
+
+
+def test_what_goes_together_with_the_history_counts_by_the_generation_and_is_called_by_its_name() -> None:
+    world = World(history=[engagement("c_1", click=1)])
+    named = replace(SNAPSHOT, campaigns={**CAMPAIGNS, "c_1": Campaign(campaign_id="c_1", name="By the sea")})
+    [offer] = [item for item in ask(world, snapshot=named).recommendations if item.campaign_id == "c_2"]
+    [part] = [part for part in offer.evidence if part["channel"] == "related"]
+    assert (part["because"], part["support"]) == ("c_1", 4)
+    assert "goes together with “By the sea” (4 people engaged with both)" in offer.reason
+    assert "related" not in channels(ask(world, snapshot=replace(named, generation="g_2")))
 
 
 def test_someone_unknown_is_offered_what_does_well_now() -> None:
@@ -192,6 +219,22 @@ def test_asked_about_an_earlier_time_later_decisions_are_unknown() -> None:
     assert answer.as_of == earlier
 
 
+def test_what_a_clock_ahead_of_ours_decided_counts_now() -> None:
+    soon = datetime.now(UTC) + timedelta(hours=20)
+    world = World(decisions=[{"event": "unsubscribe", "channel": "unknown", "timestamp": soon}])
+    assert offered(ask(world, at=None)) == []
+
+
+def test_asked_about_the_beginning_of_time_nothing_was_decided() -> None:
+    world = World(decisions=[decision("conversion", "c_1")])
+    assert "c_1" in offered(ask(world, at=datetime(1, 1, 1, tzinfo=UTC)))
+
+
+def test_who_did_nothing_but_unsubscribe_is_known() -> None:
+    world = World(decisions=[{"event": "unsubscribe", "channel": "email", "timestamp": AT}])
+    assert ask(world, user="u_9").known_user
+
+
 @pytest.mark.parametrize(
     ("store", "left"),
     [
@@ -232,6 +275,30 @@ def test_without_mongodb_lasting_decisions_are_read_from_the_graph() -> None:
     assert "c_1" in offered(ask(world))
 
 
+def test_without_mongodb_unsubscribes_are_respected_whether_the_graph_answers_or_not() -> None:
+    for down in ({"mongodb"}, {"mongodb", "neo4j"}, set(STORES)):
+        for gone, left in (
+            ((None, "unknown"), set()),
+            (("c_1", "email"), {"c_2", "c_3", "c_4", "c_5", "c_6"}),
+            ((None, "email"), {"c_1", "c_2", "c_3", "c_4", "c_5", "c_6"}),
+        ):
+            snapshot = replace(SNAPSHOT, unsubscribed={"u_1": [gone]})
+            assert set(offered(ask(World(down=down), snapshot=snapshot))) == left
+            assert set(offered(ask(World(down=down), user="u_9", snapshot=snapshot))) == set(CAMPAIGNS)
+        assert (
+            offered(ask(World(down=down), snapshot=replace(snapshot, unsubscribed={"u_1": [(None, "email")]}), channel="email"))
+            == []
+        )
+
+
+def test_without_mongodb_the_graph_tells_how_often_a_campaign_was_shown() -> None:
+    world = World(down={"mongodb"}, history=[engagement("c_1", impression=2), engagement("c_2", impression=1, click=3)])
+    capped = {name: Campaign(campaign_id=name, frequency_cap=FrequencyCap(count=2, days=1)) for name in ("c_1", "c_2")}
+    snapshot = replace(SNAPSHOT, campaigns={**CAMPAIGNS, **capped})
+    assert set(offered(ask(world, snapshot=snapshot))) == set(CAMPAIGNS) - {"c_1"}
+    assert "c_1" in offered(ask(world, snapshot=snapshot, at=AT + timedelta(days=2)))
+
+
 def test_without_mongodb_nobody_is_taken_to_have_consented() -> None:
     world = World(down={"mongodb"}, person=Customer(user_id="u_1", consent=True))
     snapshot = replace(SNAPSHOT, campaigns={**CAMPAIGNS, "c_3": Campaign(campaign_id="c_3", requires_consent=True)})
@@ -247,13 +314,17 @@ def test_an_error_that_is_no_outage_is_not_hidden() -> None:
         ask(Broken())
 
 
-def for_texts(world: World, vectors: np.ndarray, intents: list[str], **query: Any) -> Answer:
-    return world.recommender().for_texts(vectors.astype(np.float32), intents, Query(**{"k": 10, "at": AT, **query}), SNAPSHOT)
+A_VECTOR = np.array([1, 0], dtype=np.float32)
+
+
+def for_texts(world: World, vector: Vector | None, intents: list[str], texts: Sequence[str] = (), **query: Any) -> Answer:
+    asked = Query(**{"k": 10, "at": AT, **query})
+    return world.recommender().for_texts(texts, vector, intents, asked, SNAPSHOT)
 
 
 def test_texts_are_answered_for_nobody_in_particular() -> None:
     world = World(decisions=[decision("conversion", "c_1")], person=Customer(user_id="u_1", suppressed=True))
-    answer = for_texts(world, np.eye(2), ["buy", "buy"])
+    answer = for_texts(world, A_VECTOR, ["buy", "buy"])
     assert answer.user_id is None
     assert channels(answer) == {"similar_users", "similar_conversations", "intents", "content", "engagement"}
     assert set(offered(answer)) == set(CAMPAIGNS)
@@ -261,14 +332,31 @@ def test_texts_are_answered_for_nobody_in_particular() -> None:
     assert (intent["messages"], "message_id" in intent) == (2, False)
 
 
-@pytest.mark.parametrize("vectors", [np.zeros((0, 2)), np.array([[1.0, 0.0], [-1.0, 0.0]])], ids=["no texts", "no direction"])
-def test_texts_that_say_nothing_get_what_does_well_now(vectors: np.ndarray) -> None:
-    answer = for_texts(World(), vectors, [])
+def test_without_texts_it_is_what_does_well_now() -> None:
+    answer = for_texts(World(), None, [])
     assert offered(answer) == ["c_1", "c_2", "c_3", "c_4", "c_5", "c_6"]
     assert not answer.known_user
 
 
+def test_what_the_person_mentioned_is_offered_with_the_message_unless_a_rule_is_against_it() -> None:
+    world = World(
+        mentioned=[Mention("c_2", 3, AT_MS, "m_9"), Mention("c_1", 1, AT_MS, "m_8")], decisions=[decision("dismiss", "c_1")]
+    )
+    answer = ask(world)
+    assert "c_1" not in offered(answer)
+    [part] = [part for item in answer.recommendations for part in item.evidence if part["channel"] == "mentions"]
+    assert (part["messages"], part["message_id"]) == (3, "m_9")
+
+
+def test_what_the_texts_name_counts_as_mentioned_now() -> None:
+    answer = for_texts(World(), A_VECTOR, [], ["the offer 5, please", "I mean the offer 5!"])
+    [item] = [item for item in answer.recommendations if any(part["channel"] == "mentions" for part in item.evidence)]
+    [part] = [part for part in item.evidence if part["channel"] == "mentions"]
+    assert item.campaign_id == "c_5"
+    assert (part["messages"], part["score"], "message_id" in part) == (2, 1.0, False)
+
+
 def test_the_same_question_has_the_same_answer() -> None:
-    questions: list[Callable[[], Answer]] = [lambda: ask(World()), lambda: for_texts(World(), np.eye(2), ["buy"])]
+    questions: list[Callable[[], Answer]] = [lambda: ask(World()), lambda: for_texts(World(), A_VECTOR, ["buy"])]
     for question in questions:
         assert question() == question()

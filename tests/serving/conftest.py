@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from numpy.typing import NDArray
 
 from persona.errors import StoreUnavailable
 from persona.ranking.model import RankingModel, fit
@@ -20,11 +21,14 @@ from persona.schemas import (
     DayBucket,
     Engagement,
     ExpressedIntent,
+    Mention,
     NeighbourVote,
+    RelatedVote,
     SimilarConversation,
     Vector,
 )
 from persona.settings import Settings
+from persona.stores.documents.ledger import Entry
 from serving.app import create_app
 from serving.stores import StoreOpeners
 
@@ -85,6 +89,8 @@ class FakeVectors(FakeStore):
 
 class FakeGraph(FakeStore):
     meanwhile: Callable[[], None] = staticmethod(lambda: None)
+    favourite = "c_2"
+    """Of everybody else."""
 
     def history_of(self, user_id: str) -> list[Engagement]:
         self.answer()
@@ -95,11 +101,23 @@ class FakeGraph(FakeStore):
         self.answer()
         return []
 
+    def mentions_of(self, user_id: str) -> list[Mention]:
+        self.answer()
+        return []
+
     def campaigns_of(
         self, neighbours: Mapping[str, float], *, now_ms: int, half_life_days: float, limit: int
     ) -> list[NeighbourVote]:
         self.answer()
-        return [NeighbourVote("c_2", 1.0, 1)]
+        return [NeighbourVote(self.favourite, 1.0, 1)]
+
+    def interested_in(self, campaign_id: str, *, limit: int) -> list[str]:
+        self.answer()
+        return ["u_1", "u_3"]
+
+    def related_campaigns(self, history: Mapping[str, float], *, generation: str, limit: int) -> list[RelatedVote]:
+        self.answer()
+        return []
 
 
 @dataclass
@@ -107,25 +125,36 @@ class FakeCache(FakeStore):
     kept: dict[tuple[str, str, str], bytes] = field(default_factory=dict)
     versions: dict[str, int] = field(default_factory=dict)
     ttls: list[float] = field(default_factory=list)
+    epoch: int = 0
 
     def __post_init__(self) -> None:
         super().__init__("redis")
 
     def read(self, user_id: str, scope: str, field: str) -> tuple[bytes | None, str]:
         self.answer()
-        return self.kept.get((user_id, scope, field)), str(self.versions.get(user_id, 0))
+        return self.kept.get((user_id, scope, field)), self.version(user_id)
 
     def write(self, user_id: str, scope: str, field: str, payload: bytes, *, version: str, ttl: float) -> bool:
         self.answer()
-        if version != str(self.versions.get(user_id, 0)):
+        if version != self.version(user_id):
             return False
         self.ttls.append(ttl)
         self.kept[user_id, scope, field] = payload
         return True
 
-    def evict(self, user_id: str) -> None:
-        self.versions[user_id] = self.versions.get(user_id, 0) + 1
-        self.kept = {key: payload for key, payload in self.kept.items() if key[0] != user_id}
+    def version(self, user_id: str) -> str:
+        return f"{self.epoch}:{self.versions.get(user_id, 0)}"
+
+    def evict(self, user_ids: Sequence[str]) -> None:
+        self.answer()
+        for user_id in user_ids:
+            self.versions[user_id] = self.versions.get(user_id, 0) + 1
+        self.kept = {key: payload for key, payload in self.kept.items() if key[0] not in user_ids}
+
+
+class FakeLedger:
+    def get(self, entries: Sequence[str]) -> list[Entry]:
+        return []
 
 
 class FakeDocuments(FakeStore):
@@ -136,15 +165,47 @@ class FakeDocuments(FakeStore):
         self.generation = "g_1"
         self.catalog_version = 1
         self.all_campaigns = [Campaign(campaign_id=f"c_{number}", name=f"Campaign {number}") for number in range(1, 5)]
+        self.looks = 0
+        self.stored = 0
+        self.decided: list[dict[str, Any]] = []
+        self.gone: dict[str, set[tuple[str | None, str]]] = {}
+        self.classifier: tuple[str, str, dict[str, NDArray[Any]]] | None = None
+        """Version, fingerprint of the encoder, arrays."""
         self.records = self.catalog = self.generations = self.embeddings = self
+        self.ledger = FakeLedger()
+        self.classifiers = FakeClassifiers(self)
 
     def decisions_of(self, user_id: str, *, impressions_since: datetime) -> list[dict[str, Any]]:
         self.answer()
-        return []
+        return self.decided
 
     def newest_timestamp(self) -> datetime | None:
         self.answer()
         return NEWEST
+
+    def count(self) -> int:
+        self.answer()
+        return self.stored
+
+    def unsubscribed(self) -> dict[str, set[tuple[str | None, str]]]:
+        self.answer()
+        return self.gone
+
+    def newest_messages(self, user_id: str, *, limit: int) -> list[dict[str, Any]]:
+        self.answer()
+        return []
+
+    def between(self, user_id: str, campaign_id: str, *, limit: int) -> list[dict[str, Any]]:
+        self.answer()
+        return []
+
+    def get(self, hashes: set[str]) -> dict[str, Vector]:
+        self.answer()
+        return dict.fromkeys(hashes, np.array([1, 0], np.float32))
+
+    def known_among(self, users: Sequence[str]) -> set[str]:
+        self.answer()
+        return {"u_1", "u_2"} & set(users)
 
     def customer(self, user_id: str) -> Customer | None:
         self.answer()
@@ -166,13 +227,33 @@ class FakeDocuments(FakeStore):
         self.answer()
         return "v1"
 
+    def model(self) -> tuple[str, int] | None:
+        self.answer()
+        return (self.classifier[1], 48) if self.classifier else None
+
     def in_force_id(self) -> str | None:
         self.answer()
+        self.looks += 1
         return self.generation
 
     def in_force(self) -> tuple[str, dict[str, Any]] | None:
         self.answer()
         return self.generation, RankingModel.model_dump(MODEL)
+
+
+@dataclass(frozen=True)
+class FakeClassifiers:
+    """The part of `FakeDocuments` whose verbs have other parts' names."""
+
+    store: FakeDocuments
+
+    def version(self) -> str | None:
+        self.store.answer()
+        return self.store.classifier[0] if self.store.classifier else None
+
+    def arrays(self, version: str) -> dict[str, NDArray[Any]] | None:
+        self.store.answer()
+        return self.store.classifier[2] if self.store.classifier and self.store.classifier[0] == version else None
 
 
 class Fakes:

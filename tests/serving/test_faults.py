@@ -83,6 +83,18 @@ def test_a_store_that_hung_for_long_comes_back_too(client: TestClient, fakes: Fa
     eventually(lambda: client.get("/recommendations/u_1").json()["degraded"] == [])
 
 
+def test_who_unsubscribed_is_left_alone_whatever_is_down(client: TestClient, fakes: Fakes) -> None:
+    fakes.mongodb.gone = {"u_1": {(None, "unknown")}, "u_3": {("c_1", "email")}}
+    fakes.mongodb.stored += 2  # came in late: nothing is newer than before
+    looks = fakes.mongodb.looks
+    eventually(lambda: fakes.mongodb.looks > looks + 1)
+    for store in fakes.all:
+        store.down = True
+        assert client.get("/recommendations/u_2").json()["recommendations"]
+    assert client.get("/recommendations/u_1").json()["recommendations"] == []
+    assert "c_1" not in {item["campaign_id"] for item in client.get("/recommendations/u_3").json()["recommendations"]}
+
+
 def test_engagement_is_left_when_every_store_is_gone(client: TestClient, fakes: Fakes) -> None:
     for store in fakes.all:
         store.down = True

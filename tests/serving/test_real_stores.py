@@ -22,15 +22,19 @@ from fastapi.testclient import TestClient
 
 from persona.local.stack import stores_status
 from persona.ranking.model import fit
+from persona.ranking.publication import roll_back
 from persona.schemas import (
     Campaign,
     Conversation,
     DayBucket,
     Engagement,
     ExpressedIntent,
+    Mention,
     UserProfile,
 )
 from persona.settings import Settings, StoreName
+from persona.stores.opening import graph_of
+from persona_cli.pipeline import open_pipeline
 from serving import stores
 from serving.app import create_app
 from serving.guard import DEADLINE_SECONDS, FAILURES_TO_OPEN
@@ -102,6 +106,7 @@ def seed(vectors: Any, graph: Any) -> None:
         ]
     )
     graph.replace_expressed(USERS, [ExpressedIntent(user, "buy", 2, NOW_MS, "m_1") for user in USERS])
+    graph.replace_mentioned({user: [Mention("c_1", 2, NOW_MS, "m_1")] for user in USERS})
 
 
 @pytest.fixture
@@ -130,7 +135,14 @@ def test_every_channel_has_its_part_in_the_answer_and_the_cache_repeats_it(clien
     assert answer["known_user"]
     assert (answer["generation"], answer["as_of"]) == ("g_test", "2026-01-01T12:00:00Z")
     found = {part["channel"] for item in answer["recommendations"] for part in item["evidence"]}
-    assert found == {"similar_users", "similar_conversations", "intents", "content", "engagement"}
+    assert found == {"similar_users", "similar_conversations", "mentions", "intents", "content", "engagement"}
+    [(campaign, part)] = [
+        (item["campaign_id"], part)
+        for item in answer["recommendations"]
+        for part in item["evidence"]
+        if part["channel"] == "mentions"
+    ]
+    assert (campaign, part["message_id"], part["messages"]) == ("c_1", "m_1", 2)
     eventually(lambda: client.get("/recommendations/u_1?k=6").json() == {**answer, "retrieval_source": "cache"})
 
 
@@ -185,6 +197,28 @@ def test_what_is_published_while_it_runs_is_served(client: TestClient, settings:
         documents.generations.publish("g_newer", MODEL.model_dump())
         eventually(lambda: client.get("/recommendations/u_1").json()["generation"] == "g_newer")
         documents.generations.publish("g_test", MODEL.model_dump())
+
+
+def test_a_rollback_brings_the_former_answers_back_exactly_cached_or_not(client: TestClient, settings: Settings) -> None:
+    def answers(generation: str) -> list[Any]:
+        """Everyone's, once they are from this generation and from the cache."""
+
+        def all_cached() -> bool:
+            found[:] = [client.get(f"/recommendations/{user}?k=6").json() for user in USERS]
+            return {(answer["generation"], answer["retrieval_source"]) for answer in found} == {(generation, "cache")}
+
+        found: list[Any] = []
+        eventually(all_cached, within=20)
+        return found
+
+    with open_pipeline(settings) as pipeline, graph_of(settings) as graph:
+        pipeline.documents.generations.publish("g_test", MODEL.model_dump())
+        former = answers("g_test")
+        other = MODEL.model_copy(update={"fingerprint": "other", "weights": {**MODEL.weights, "engagement": 1.0, "content": 0.0}})
+        pipeline.documents.generations.publish("g_other", other.model_dump())
+        assert [answer["recommendations"] for answer in answers("g_other")] != [answer["recommendations"] for answer in former]
+        assert roll_back(pipeline, graph, run_id="r").generation == "g_test"
+        assert answers("g_test") == former
 
 
 def test_vectors_rebuilt_while_it_runs_are_served(client: TestClient, settings: Settings) -> None:

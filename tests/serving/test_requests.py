@@ -6,8 +6,10 @@ import sys
 import pytest
 import structlog
 from fastapi.testclient import TestClient
+from pydantic import BaseModel
 
 from persona.errors import InvalidInput
+from persona.schemas import Answer, Audience, SimilarPeople, Why
 from serving.run import serve
 from tests.serving.conftest import SETTINGS
 
@@ -82,13 +84,28 @@ def test_the_log_names_the_route_and_never_the_person(client: TestClient) -> Non
 def test_the_api_describes_itself(client: TestClient) -> None:
     assert client.get("/docs").status_code == 200
     document = client.get("/openapi.json").json()
-    people = {"/users/{user_id}", "/users/{user_id}/export"}
-    assert set(document["paths"]) == {"/recommendations/{user_id}", "/health", "/livez", "/readyz"} | people
+    people = {"/users/{user_id}", "/users/{user_id}/export", "/users/{user_id}/similar", "/campaigns/{campaign_id}/audience"}
+    offers = {"/recommendations/{user_id}", "/recommendations/{user_id}/why", "/intents"}
+    assert set(document["paths"]) == {"/health", "/livez", "/readyz"} | offers | people
     route = document["paths"]["/recommendations/{user_id}"]["get"]
     assert {parameter["name"] for parameter in route["parameters"]} == {"user_id", "k", "channel", "exclude", "explain"}
     assert "application/problem+json" in route["responses"]["422"]["content"]
     assert {"Answer", "Problem", "FieldError", "Health"} <= set(document["components"]["schemas"])
     assert "HTTPValidationError" not in document["components"]["schemas"]
+
+
+@pytest.mark.parametrize(
+    ("path", "answer"),
+    [
+        ("/recommendations/{user_id}", Answer), ("/recommendations/{user_id}/why", Why),
+        ("/users/{user_id}/similar", SimilarPeople), ("/campaigns/{campaign_id}/audience", Audience),
+    ],
+)  # fmt: skip
+def test_its_examples_are_answers(client: TestClient, path: str, answer: type[BaseModel]) -> None:
+    described = client.get("/openapi.json").json()["paths"][path]["get"]["responses"]["200"]
+    example = described["content"]["application/json"]["example"]
+    whole = answer.model_validate({**dict.fromkeys(answer.model_fields), **example})  # FastAPI leaves out what is null
+    assert whole.model_dump(mode="json", exclude_none=True) == example
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])

@@ -118,7 +118,7 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     data = home / "data"
     if user:
         for folder in (home, *home.parents):
-            if folder.owner() == "root" and folder.name.startswith("pytest-"):
+            if folder.owner() == "root" and folder.name.startswith(("pytest-", "popen-")):
                 folder.chmod(0o755)
         shutil.chown(home, user)
     with socket.socket() as probe:

@@ -8,7 +8,7 @@ import redis
 
 from persona.errors import StoreRefused, StoreUnavailable
 from persona.settings import Settings
-from persona.stores.cache import Cache, open_cache
+from persona.stores.cache import Cache, epoch_of, open_cache
 from tests.stores.conftest import NAUGHTY_IDS
 
 
@@ -135,3 +135,16 @@ def test_a_server_without_memory_left_is_a_refusal_with_a_hint(cache: Cache, sta
             client.config_set("maxmemory", before["maxmemory"])
             client.config_set("maxmemory-policy", before["maxmemory-policy"])
     assert refused.value.hint
+
+
+def test_an_announcement_moves_the_epoch_that_everyone_reads_and_keeps_what_is_kept(cache: Cache) -> None:
+    keep(cache, "u", "g", "q", b"answer")
+    before = {epoch_of(cache.read(user, "g", "q")[1]) for user in ("u", "v")}
+    _, computing = cache.read("v", "g", "q")
+    cache.announce()
+    after = {epoch_of(cache.read(user, "g", "q")[1]) for user in ("u", "v")}
+    assert len(before) == len(after) == 1 and before != after
+    assert cache.read("u", "g", "q")[0] == b"answer"
+    assert not cache.write("v", "g", "q", b"stale", version=computing, ttl=60)
+    cache.evict(["u"])
+    assert {epoch_of(cache.read("u", "g", "q")[1])} == after

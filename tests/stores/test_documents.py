@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 from pymongo.client_session import ClientSession
 
 from persona.errors import EmbeddingMismatch, StoreRefused, StoreUnavailable
-from persona.schemas import Event, Reason
+from persona.ranking.recommender import load_snapshot
+from persona.schemas import Event, Opening, Reason, Relation
 from persona.settings import Settings
 from persona.stores.documents import Documents, open_documents
 from persona.stores.documents.embeddings import text_hash
@@ -142,6 +144,17 @@ def test_pairs_are_folded_over_every_record_of_the_pair(documents: Documents) ->
 def test_histories_come_by_person_then_time_then_id(documents: Documents) -> None:
     documents.records.insert([record("b"), record("a"), record("c", hours=-1), record("z", user_id="a", hours=9)])
     assert [found["_id"] for found in documents.records.histories(["u", "a"])] == ["z", "c", "a", "b"]
+
+
+def test_messages_come_in_the_order_of_histories_cut_where_they_are_long(documents: Documents) -> None:
+    documents.records.insert(
+        [said("b", "a b\N{GRINNING FACE}cd"), said("a", "ab"), record("c", campaign_id="c"), said("z", "", user_id="v")]
+    )
+    found = list(documents.records.messages_of(["u", "w"], characters=4))
+    assert [(message["_id"], message["message"], message["characters"]) for message in found] == [
+        ("a", "ab", 2),
+        ("b", "a b\N{GRINNING FACE}", 6),
+    ]
 
 
 def test_what_policy_looks_at_is_every_lasting_decision_and_recent_impressions(documents: Documents) -> None:
@@ -281,8 +294,11 @@ def test_vectors_of_another_model_are_refused_until_all_are_forgotten(documents:
     stored.put(["a"], np.ones((1, 8), np.float32), model="m1")
     stored.put_labels({"a": ("i", 0.9)}, version="v1")
     stored.set_label_version("v1")
+    stored.put_mentions({"a": ["c"]})
+    stored.set_mention_version("n1")
     stored.forget_all()
     assert (stored.model(), stored.label_version(), stored.count(), stored.labels(["a"])) == (None, None, 0, {})
+    assert (stored.mention_version(), stored.mentions(["a"])) == (None, {})
     stored.agree_on("m2", 9)
 
 
@@ -294,6 +310,39 @@ def test_labels_are_kept_with_the_version_of_what_inferred_them(documents: Docum
     assert stored.labelled(["a"], version="v2") == set()
     stored.put_labels({"a": (None, 0.1)}, version="v2")
     assert stored.labels(["a"]) == {}
+
+
+def test_what_a_text_names_is_replaced_and_goes_with_the_text(documents: Documents) -> None:
+    stored = documents.embeddings
+    stored.put(["a"], np.zeros((1, 3), np.float32), model="m")
+    stored.put_mentions({"a": ["c_1", "c_2"], "b": ["c_1"], "c": []})
+    assert stored.mentions(["a", "b", "c", "d"]) == {"a": ("c_1", "c_2"), "b": ("c_1",)}
+    stored.put_mentions({"a": ["c_3"], "c": ["c_1"]})
+    assert stored.mentions(["a", "b", "c"]) == {"a": ("c_3",), "b": ("c_1",), "c": ("c_1",)}
+    assert sorted(stored.mentioned_campaigns()) == ["c_1", "c_3"]
+    stored.put_mentions({"c": []})
+    [stray] = stored.stray_mentions()
+    assert stray == ["b"] and stored.forget_mentions(stray) == 1
+    stored.remove(["a"])
+    assert documents.database["mentions"].count_documents({}) == 0
+
+
+def test_what_an_older_version_of_the_code_applied_waits_again(documents: Documents) -> None:
+    ledger = documents.ledger
+    drops = [f"{number:064x}" for number in range(3)]
+    ledger.claim_all([(drop, f"{drop}.json", 1) for drop in drops], run_id="r")
+
+    def work(session: Any) -> None:
+        for drop in drops:
+            ledger.accept(drop, counts=Counts(), sinks=["intents", "cache"], run_id="r", session=session)
+        ledger.mark("intents", drops[:1], run_id="r", token=1, code_version="1", session=session)
+        ledger.mark("intents", drops[1:2], run_id="r", token=1, code_version="2", session=session)
+
+    documents.transaction(work)
+    ledger.reopen_outdated("intents", code_version="2")
+    assert {entry.id for entry in ledger.pending("intents", upstream=())} == {drops[0], drops[2]}
+    ledger.reopen_outdated("embeddings", code_version="2")
+    assert ledger.pending("embeddings", upstream=()) == []
 
 
 def test_serving_reads_the_old_collections_until_their_successors_are_full(documents: Documents) -> None:
@@ -437,8 +486,157 @@ def test_one_generation_is_in_force_and_a_candidate_serves_nobody(documents: Doc
     assert generations.in_force() == ("g_2", {"weights": [2.5]})
 
 
+def test_rolling_back_undoes_what_was_put_in_force_last_as_often_as_there_is_something_before(documents: Documents) -> None:
+    generations = documents.generations
+    assert generations.former() is None
+    for number in range(1, 5):
+        generations.publish(f"g_{number}", {"fingerprint": f"f_{number}"}, reason=f"reason {number}")
+    generations.put_in_force("g_2")
+    assert (generations.in_force_id(), generations.former()) == ("g_2", "g_4")
+    steps = []
+    while generations.former():
+        generations.roll_back()
+        steps.append(generations.in_force_id())
+    assert steps == ["g_4", "g_3", "g_1"]
+    assert generations.withdrawn() == {"f_2", "f_3", "f_4"}
+    generations.put_in_force("g_3")
+    assert generations.withdrawn() == {"f_2", "f_4"}
+    assert [(each.id, each.reason, each.withdrawn) for each in generations.all()] == [
+        ("g_4", "reason 4", True), ("g_3", "reason 3", False), ("g_2", "reason 2", True), ("g_1", "reason 1", False),
+    ]  # fmt: skip
+
+
+def test_old_generations_are_forgotten_and_never_the_one_that_serves(documents: Documents) -> None:
+    generations = documents.generations
+    for number in range(1, 6):
+        generations.publish(f"g_{number}", {"fingerprint": f"f_{number}"})
+    generations.put_in_force("g_1")
+    generations.put_candidate({"fingerprint": "f_6"})
+    generations.forget_old(keep=2)
+    assert [each.id for each in generations.all()] == ["g_5", "g_4", "g_1"]
+    assert generations.fingerprints() == {"f_6", "f_5", "f_4", "f_1"}
+    generations.roll_back()
+    generations.roll_back()
+    assert (generations.in_force_id(), generations.former()) == ("g_4", None)
+
+
+def test_why_a_candidate_was_refused_is_forgotten_with_it(documents: Documents) -> None:
+    generations = documents.generations
+    assert generations.refusal() is None
+    generations.put_candidate({"fingerprint": "f_1"})
+    generations.refuse_candidate("it loses")
+    assert generations.refusal() == "it loses"
+    generations.put_candidate({"fingerprint": "f_2"})
+    assert generations.refusal() is None
+
+
+def test_relations_are_kept_by_model(documents: Documents) -> None:
+    theirs = [Relation("a", "b", 0.5, 9), Relation("a", "c", 0.25, 3), Relation("b", "a", 0.75, 9)]
+    for _ in range(2):
+        documents.relations.put("f_1", theirs, run_id="r_1")
+    documents.relations.put("f_2", theirs[2:], run_id="r_2")
+    assert list(documents.relations.of("f_1")) == [("r_1", theirs[:2]), ("r_1", theirs[2:])]
+    assert [documents.relations.count(each) for each in ("f_1", "f_2", "f_3")] == [3, 1, 0]
+    documents.relations.keep_only({"f_2", "f_3"})
+    assert [documents.relations.count(each) for each in ("f_1", "f_2")] == [0, 1]
+
+
+def test_how_a_conversation_opens_is_kept_until_it_opens_otherwise_or_is_no_more(documents: Documents) -> None:
+    stored = documents.conversations
+    theirs = [Opening(name, f"u_{name}", f"said {name}", "words") for name in ("a", "b")]
+    stored.put(theirs, np.eye(2, 3, dtype=np.float32))
+    stored.put([replace(theirs[0], said="more")], np.full((1, 3), 0.5, dtype=np.float32))
+    assert stored.said(["u_a", "u_b", "u_c"]) == {"a": "more", "b": "said b"}
+    assert {name: vector.tolist() for name, (_, vector) in stored.everything().items()} == {"a": [0.5] * 3, "b": [0, 1, 0]}
+    assert stored.openings(["u_a"]).keys() == {"a"}
+    stored.remove({"a"})
+    assert (stored.count_of("u_a"), stored.count_of("u_b")) == (0, 1)
+    stored.remove_user("u_b")
+    assert stored.everything() == {}
+
+
+def test_the_report_of_a_candidate_is_kept_with_those_of_what_was_published(documents: Documents) -> None:
+    generations = documents.generations
+    generations.put_report("f_1", {"tuned_on": 1})
+    generations.publish("g_1", {"fingerprint": "f_1"})
+    generations.put_report("f_2", {"tuned_on": 2})
+    generations.put_report("f_3", {"tuned_on": 3})
+    assert [generations.report(name) for name in ("f_1", "f_2", "f_3")] == [{"tuned_on": 1}, None, {"tuned_on": 3}]
+
+
+def test_everything_can_be_replayed_and_words_only_where_they_are_asked_for(documents: Documents) -> None:
+    documents.records.insert(
+        [said("m_1", "hello", intent="greeting"), said("m_2", "hello", hours=1), record("m_3", campaign_id="c")]
+    )
+    found = {row["_id"]: row for row in documents.records.replayable()}
+    assert set(found) == {"m_1", "m_2", "m_3"}
+    assert set(found["m_1"]) == {"_id", "user_id", "timestamp", "event", "channel", "text_hash", "intent", "characters"}
+    assert found["m_1"]["characters"] == 5
+    assert found["m_3"]["campaign_id"] == "c"
+    assert [row.get("message") for row in documents.records.replayable(words=True)].count("hello") == 2
+    assert list(documents.records.text_hashes()) == [text_hash("hello")]
+
+
 def test_databases_do_not_see_each_other(new_documents: Callable[[], Documents]) -> None:
     ours, theirs = new_documents(), new_documents()
     ours.records.insert([record("m")])
     ours.ledger.claim_all([("d", "a", 1)], run_id="r")
     assert theirs.records.count() == 0 and theirs.ledger.claimed() == []
+
+
+def test_who_unsubscribed_from_what_is_known_of_everybody(documents: Documents) -> None:
+    gone = {"event": "unsubscribe"}
+    documents.records.insert(
+        [
+            record("m1", **gone), record("m2", **gone | {"campaign_id": "c_1"}), record("m3", hours=1, **gone), record("m4"),
+            record("m5", user_id="v", **gone | {"channel": "unknown"}), record("m6", user_id="w", event="dismiss", campaign_id="c_1"),
+        ]
+    )  # fmt: skip
+    assert documents.records.unsubscribed() == {"u": {(None, "chat"), ("c_1", "chat")}, "v": {(None, "unknown")}}
+    assert load_snapshot(documents).unsubscribed == documents.records.unsubscribed()
+
+
+def test_where_a_persons_records_came_from_is_told_of_that_person_alone(documents: Documents) -> None:
+    records = documents.records
+    records.insert(
+        [
+            record("m1", hours=1, text_hash="t", message="words", line=7),
+            record("m2", hours=3, text_hash="t", message="words", drop="d2"),
+            record("c1", hours=2, event="click", campaign_id="c_1"),
+            record("c2", hours=2, event="click", campaign_id="c_2"),
+            record("all", hours=4, event="unsubscribe"),
+            record("seen", hours=1, event="impression", campaign_id="c_2"),
+            record("other", hours=9, user_id="v", text_hash="t", message="words", event="click", campaign_id="c_1"),
+        ]
+    )
+
+    def ids(found: list[dict[str, Any]]) -> list[str]:
+        assert not any("message" in one or "user_id" in one for one in found)
+        return [one["_id"] for one in found]
+
+    assert ids(records.newest_messages("u", limit=9)) == ["m2", "m1"]
+    assert ids(records.newest_messages("u", limit=1)) == ["m2"]
+    assert ids(records.between("u", "c_1", limit=9)) == ["all", "c1"]
+    assert ids(records.done_with("u", "c_2")) == ["c2"]
+    found = records.newest_messages("u", limit=9)[-1]
+    assert (found["drop"], found["line"], found["event"]) == ("d1", 7, "message")
+
+
+def test_which_messages_name_a_campaign_or_show_an_intent_is_told_of_one_person_alone(documents: Documents) -> None:
+    gold, lost = text_hash("the gold card"), text_hash("I lost it")
+    documents.embeddings.put_mentions({gold: ["c_0", "c_1"]})
+    documents.embeddings.put_labels({gold: ("buy", 0.9), lost: (None, 0.1)}, version="v")
+    records = documents.records
+    records.insert(
+        [
+            said("m1", "the gold card"), said("m2", "the gold card", hours=2), said("m3", "I lost it", hours=1),
+            said("m4", "the gold card", hours=3, intent="ask"), said("other", "the gold card", user_id="v"),
+            record("m5", hours=4, event="click", campaign_id="c_1", intent="buy"), said("m6", "never read", hours=5),
+        ]
+    )  # fmt: skip
+    assert [found["_id"] for found in records.naming("u", "c_1", limit=9)] == ["m4", "m2", "m1"]
+    assert [found["_id"] for found in records.naming("u", "c_1", limit=2)] == ["m4", "m2"]
+    assert records.naming("u", "c_2", limit=9) == []
+    assert [found["_id"] for found in records.expressing("u", "buy", limit=9)] == ["m5", "m2", "m1"]
+    assert [found["_id"] for found in records.expressing("u", "ask", limit=9)] == ["m4"]
+    assert set(records.naming("u", "c_1", limit=1)[0]) == {"_id", "timestamp", "event", "drop", "line"}

@@ -9,7 +9,8 @@ import pytest
 from neo4j import GraphDatabase
 
 from persona.errors import StoreRefused, StoreUnavailable
-from persona.schemas import Campaign, Engagement, ExpressedIntent
+from persona.ranking.relations import related_votes
+from persona.schemas import Campaign, Engagement, ExpressedIntent, Mention, Relation
 from persona.settings import Settings
 from persona.stores.graph import Graph, open_graph
 from tests.stores.conftest import NAUGHTY_IDS
@@ -25,15 +26,17 @@ def engagement(user: str, campaign: str, *, weight: float = 0.5, last_at_ms: int
 def test_writing_twice_is_writing_once(graph: Graph) -> None:
     pairs = [engagement(f"u_{n}", f"c_{n % 7}") for n in range(100)]
     wanted = [ExpressedIntent(f"u_{n}", f"intent {n % 3}", 1, NOW, "m") for n in range(50)]
+    named = {f"u_{n}": [Mention(f"c_{n % 7}", 1, NOW, "m")] for n in range(60)}
     campaigns = [Campaign(campaign_id=f"c_{n}", name=f"Offer {n}", intents=["intent 0", "intent 9"]) for n in range(7)]
     for _ in range(2):
         assert graph.upsert_users([f"u_{n}" for n in range(120)]) == 120
         assert graph.upsert_engagements(pairs) == 100
         assert graph.replace_expressed([f"u_{n}" for n in range(50)], wanted) == 50
+        assert graph.replace_mentioned(named) == 60
         assert graph.upsert_campaigns(campaigns) == 7
     assert {what: graph.count(what) for what in ("User", "Campaign", "Intent")} == {"User": 120, "Campaign": 7, "Intent": 4}
-    ties = {what: graph.count(what) for what in ("ENGAGED", "EXPRESSED", "ADDRESSES")}
-    assert ties == {"ENGAGED": 100, "EXPRESSED": 50, "ADDRESSES": 14}
+    ties = {what: graph.count(what) for what in ("ENGAGED", "EXPRESSED", "MENTIONED", "ADDRESSES")}
+    assert ties == {"ENGAGED": 100, "EXPRESSED": 50, "MENTIONED": 60, "ADDRESSES": 14}
 
 
 def test_what_is_written_comes_back(graph: Graph) -> None:
@@ -41,9 +44,26 @@ def test_what_is_written_comes_back(graph: Graph) -> None:
     expressed = ExpressedIntent("u", "cancel", 4, NOW, "m_9")
     graph.upsert_engagements([older, newer, engagement("other", "c_1")])
     graph.replace_expressed(["u"], [expressed])
+    said, lately = Mention("c_1", 2, NOW - DAY, "m_3"), Mention("c_3", 1, NOW, "m_4")
+    graph.replace_mentioned({"u": [said, lately], "other": [said]})
+    assert graph.mentions_of("u") == [lately, said] and graph.mentions_of("nobody") == []
     assert graph.history_of("u") == [newer, older]
     assert graph.intents_of("u") == [expressed]
     assert graph.history_of("nobody") == [] and graph.intents_of("nobody") == []
+
+
+def test_who_wants_what_a_campaign_is_for_or_is_tied_to_it_is_interested(graph: Graph) -> None:
+    graph.upsert_campaigns([Campaign(campaign_id="c_1", intents=["buy", "try"]), Campaign(campaign_id="c_2", intents=["leave"])])
+    graph.upsert_engagements(
+        [engagement("tied", "c_1"), engagement("loose", "c_1", weight=0.1), engagement("gone", "c_1", weight=-1)]
+    )
+    wanted = {"wants": ["buy"], "wants both": ["buy", "try"], "leaves": ["leave"], "tied": ["leave"]}
+    graph.replace_expressed(
+        wanted, [ExpressedIntent(user, intent, 1, NOW, "m") for user, intents in wanted.items() for intent in intents]
+    )
+    assert graph.interested_in("c_1", limit=9) == ["wants both", "wants", "tied", "loose"]
+    assert graph.interested_in("c_1", limit=1) == ["wants both", "tied"]
+    assert graph.interested_in("never", limit=9) == []
 
 
 def test_a_new_state_of_a_pair_leaves_nothing_of_the_old(graph: Graph) -> None:
@@ -57,10 +77,12 @@ def test_any_id_comes_back_unchanged(graph: Graph) -> None:
     pairs = [engagement(user, campaign) for user, campaign in zip(NAUGHTY_IDS, reversed(NAUGHTY_IDS), strict=True)]
     assert graph.upsert_engagements(pairs) == len(NAUGHTY_IDS)
     graph.replace_expressed(NAUGHTY_IDS, [ExpressedIntent(text, text, 1, NOW, text) for text in NAUGHTY_IDS])
+    graph.replace_mentioned({text: [Mention(text, 1, NOW, text)] for text in NAUGHTY_IDS})
     graph.upsert_campaigns([Campaign(campaign_id="all", name=NAUGHTY_IDS[0], intents=NAUGHTY_IDS)])
     assert [graph.history_of(pair.user_id) for pair in pairs] == [[pair] for pair in pairs]
     assert [graph.intents_of(text)[0].intent for text in NAUGHTY_IDS] == NAUGHTY_IDS
-    assert graph.campaigns_for_intents(NAUGHTY_IDS) == {text: ["all"] for text in NAUGHTY_IDS}
+    assert [graph.mentions_of(text)[0].campaign_id for text in NAUGHTY_IDS] == NAUGHTY_IDS
+    assert set(graph.interested_in("all", limit=len(NAUGHTY_IDS))) == set(NAUGHTY_IDS)
     assert graph.missing_users([*NAUGHTY_IDS, "nobody"]) == ["nobody"]
     assert graph.count("User") == len(NAUGHTY_IDS)
 
@@ -97,11 +119,12 @@ def test_a_history_of_another_century_does_not_underflow(graph: Graph) -> None:
 
 
 def test_what_a_campaign_no_longer_addresses_is_removed(graph: Graph) -> None:
+    graph.replace_expressed("abc", [ExpressedIntent(intent, intent, 1, NOW, "m") for intent in "abc"])
     graph.upsert_campaigns([Campaign(campaign_id="c_1", intents=["a", "b"]), Campaign(campaign_id="c_2", intents=["b"])])
     graph.upsert_campaigns([Campaign(campaign_id="c_1", intents=["b", "c"])])
-    assert graph.campaigns_for_intents(["a", "b", "c"]) == {"a": [], "b": ["c_1", "c_2"], "c": ["c_1"]}
+    assert [graph.interested_in(campaign, limit=9) for campaign in ("c_1", "c_2")] == [["b", "c"], ["b"]]
     graph.upsert_campaigns([Campaign(campaign_id="c_1")])
-    assert graph.campaigns_for_intents(["a", "b", "c"]) == {"a": [], "b": ["c_2"], "c": []}
+    assert [graph.interested_in(campaign, limit=9) for campaign in ("c_1", "c_2")] == [[], ["b"]]
 
 
 def test_inferred_anew_means_the_old_intents_are_gone(graph: Graph) -> None:
@@ -112,6 +135,17 @@ def test_inferred_anew_means_the_old_intents_are_gone(graph: Graph) -> None:
     assert graph.intents_of("u") == [now]
     assert graph.intents_of("v") == []
     assert {pair.intent for pair in graph.intents_of("w")} == {"a", "b"}
+
+
+def test_found_anew_means_the_old_mentions_are_gone_and_engagements_are_not(graph: Graph) -> None:
+    graph.upsert_engagements([engagement("u", "c_1")])
+    graph.replace_mentioned({user: [Mention(f"c_{n}", 1, NOW, "m") for n in range(3)] for user in ("u", "v", "w")})
+    now = Mention("c_9", 2, NOW, "m_2")
+    assert graph.replace_mentioned({"u": [now], "v": []}) == 1
+    assert graph.mentions_of("u") == [now] and graph.mentions_of("v") == []
+    assert len(graph.mentions_of("w")) == 3 and len(graph.history_of("u")) == 1
+    assert graph.incomplete_ends(["u", "v", "w"], limit=5) == []
+    assert graph.delete_campaigns(["c_9"]) == 1 and graph.mentions_of("u") == []
 
 
 def test_twenty_thousand_pairs_and_a_campaign_that_everyone_knows(graph: Graph) -> None:
@@ -198,3 +232,52 @@ def test_people_campaigns_and_lone_intents_can_be_removed_with_what_ties_them(gr
     assert graph.delete_lone_intents() == 1
     assert graph.campaign_ids() == ["c_2"]
     assert [graph.count(what) for what in ("User", "Campaign", "Intent", "ENGAGED", "ADDRESSES")] == [28, 1, 1, 0, 1]
+
+
+# -- what goes together -------------------------------------------------------------------------------------------------
+
+
+def relations(seed: int, *, campaigns: int = 30, each: int = 6) -> list[Relation]:
+    drawn = random.Random(seed)
+    return [
+        Relation(f"c_{one}", f"c_{other}", drawn.uniform(0.01, 0.5), drawn.randint(2, 90))
+        for one in range(campaigns)
+        for other in drawn.sample([number for number in range(campaigns) if number != one], each)
+    ]
+
+
+def test_related_campaigns_are_what_the_relations_say_whatever_other_generations_hold(graph: Graph) -> None:
+    learned = {"g_1": relations(1), "g_2": relations(2)}
+    for _ in range(2):  # twice is once
+        for generation, those in learned.items():
+            assert graph.upsert_relations(those, generation=generation, run_id="r") == 180
+    drawn = random.Random(3)
+    history = {f"c_{number}": drawn.uniform(0.1, 1) for number in range(12)} | {"no such": 1.0}
+    for generation, those in learned.items():
+        assert graph.count_relations(generation) == 180
+        of_campaign: dict[str, list[Relation]] = {}
+        for one in those:
+            of_campaign.setdefault(one.campaign_id, []).append(one)
+        expected = related_votes(of_campaign, history, limit=10)
+        found = graph.related_campaigns(history, generation=generation, limit=10)
+        assert [replace(vote, score=0) for vote in found] == [replace(vote, score=0, run_id="r") for vote in expected]
+        assert [vote.score for vote in found] == pytest.approx([vote.score for vote in expected])
+        assert found == graph.related_campaigns(dict(reversed(history.items())), generation=generation, limit=10)
+    assert graph.related_campaigns(history, generation="g_3", limit=10) == []
+    assert graph.related_campaigns({}, generation="g_1", limit=10) == []
+
+
+def test_relations_of_other_generations_are_forgotten_with_any_id(graph: Graph) -> None:
+    pairs = [Relation(one, other, 0.5, 2) for one, other in zip(NAUGHTY_IDS, reversed(NAUGHTY_IDS), strict=True) if one != other]
+    for generation in ("g_1", "g_2", "g_3"):
+        graph.upsert_relations(pairs, generation=generation, run_id="r")
+    graph.forget_relations(but=["g_1", "g_3"])
+    assert [graph.count_relations(generation) for generation in ("g_1", "g_2", "g_3")] == [len(pairs), 0, len(pairs)]
+    vote, *_ = graph.related_campaigns({pairs[0].campaign_id: 1.0}, generation="g_3", limit=5)
+    assert (vote.campaign_id, vote.because, vote.support) == (pairs[0].related_id, pairs[0].campaign_id, 2)
+    graph.upsert_relations([replace(pairs[0], weight=0.1)], generation="g_3", run_id="r")  # a new state of a pair
+    assert graph.related_campaigns({pairs[0].campaign_id: 1.0}, generation="g_3", limit=5)[0].score == pytest.approx(0.1)
+    graph.delete_campaigns([pairs[0].campaign_id])
+    assert graph.related_campaigns({pairs[0].campaign_id: 1.0}, generation="g_3", limit=5) == []
+    graph.clear()
+    assert graph.count("Campaign") == 0

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from persona.errors import LeaseLost
-from persona.schemas import ExpressedIntent
+from persona.schemas import ExpressedIntent, Mention
 from persona.stores.cache import Cache
 from persona.stores.graph import Graph
 from persona.stores.vectors import VectorStore
@@ -46,11 +46,12 @@ def test_the_warehouse_counts_the_days_anew(warehouse: Warehouse) -> None:
 def test_the_graph_forgets_a_person_and_what_ties_them(graph: Graph) -> None:
     graph.upsert_engagements([engagement(person, f"c_{n}") for person in SOME for n in range(3)])
     graph.replace_expressed(SOME, [ExpressedIntent(person, "cancel", 1, NOW, "m") for person in SOME])
+    graph.replace_mentioned({person: [Mention("c_1", 1, NOW, "m")] for person in SOME})
     for left, person in enumerate(SOME[:3], 1):
-        assert graph.count_of(person) == 5
+        assert graph.count_of(person) == 6
         graph.remove_user(person)
         graph.remove_user(person)
-        assert graph.count_of(person) == 0
+        assert graph.count_of(person) == 0 and graph.mentions_of(person) == []
         assert graph.count("User") == len(SOME) - left and graph.count("ENGAGED") == 3 * (len(SOME) - left)
     assert (graph.count("Campaign"), graph.count("Intent")) == (3, 1)
 

@@ -14,6 +14,8 @@ from pymongo.database import Database
 from persona.stores.documents._errors import mongodb_errors
 from persona.stores.documents.backups import Backups
 from persona.stores.documents.catalog import Catalog
+from persona.stores.documents.classifiers import Classifiers
+from persona.stores.documents.conversations import Conversations
 from persona.stores.documents.embeddings import Embeddings
 from persona.stores.documents.erasures import Erasures
 from persona.stores.documents.generations import Generations
@@ -22,6 +24,7 @@ from persona.stores.documents.ledger import Ledger
 from persona.stores.documents.quarantine import Quarantine
 from persona.stores.documents.rebuilds import Rebuilds
 from persona.stores.documents.records import Records
+from persona.stores.documents.relations import Relations
 from persona.stores.documents.tombstones import Tombstones
 
 T = TypeVar("T")
@@ -35,10 +38,13 @@ class Documents:
     database: Database[dict[str, Any]]
     records: Records
     embeddings: Embeddings
+    conversations: Conversations
+    classifiers: Classifiers
     ledger: Ledger
     quarantine: Quarantine
     catalog: Catalog
     generations: Generations
+    relations: Relations
     leases: Leases
     rebuilds: Rebuilds
     backups: Backups
@@ -88,6 +94,8 @@ def open_documents(url: str, database: str, *, timeout_seconds: float) -> Iterat
             documents.records.ensure_indexes()
             documents.ledger.ensure_indexes()
             documents.quarantine.ensure_indexes()
+            documents.relations.ensure_indexes()
+            documents.conversations.ensure_indexes()
         yield documents
     finally:
         client.close()
@@ -102,10 +110,13 @@ def documents_in(client: MongoClient[dict[str, Any]], database: str) -> Document
         database=db,
         records=Records(db),
         embeddings=Embeddings(db),
+        conversations=Conversations(db),
+        classifiers=Classifiers(db),
         ledger=Ledger(db),
         quarantine=Quarantine(db),
         catalog=Catalog(db),
         generations=Generations(db),
+        relations=Relations(db),
         leases=Leases(db),
         rebuilds=Rebuilds(db),
         backups=Backups(db),

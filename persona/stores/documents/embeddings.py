@@ -1,4 +1,4 @@
-"""Vectors and intent labels of distinct texts, keyed by the text's hash. No model is run here."""
+"""Vectors, intent labels and named campaigns of distinct texts, keyed by the text's hash. No model is run here."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,17 +22,18 @@ COLLECTIONS = {"_id": "collections"}
 
 
 def text_hash(text: str) -> str:
-    """The key of a text's vector and label: equal texts, equal keys."""
+    """The key of all that is known of a text: equal texts, equal keys."""
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 @translated
 class Embeddings:
-    """text hash to vector, and to the intent inferred from it."""
+    """text hash to vector, to the intent inferred from it, and to the campaigns that the text names."""
 
     def __init__(self, database: Database[dict[str, Any]]) -> None:
         self._vectors: Collection[dict[str, Any]] = database["embeddings"]
         self._labels: Collection[dict[str, Any]] = database["labels"]
+        self._mentions: Collection[dict[str, Any]] = database["mentions"]
         self._centroids: Collection[dict[str, Any]] = database["centroids"]
         self._state: Collection[dict[str, Any]] = database["state"]
 
@@ -53,11 +54,12 @@ class Embeddings:
         return (stored["fingerprint"], stored["dimension"]) if stored else None
 
     def forget_all(self) -> None:
-        """Drop every vector, label and the model they agreed on: the first step of a rebuild."""
+        """Drop all that is known of every text, and the model they agreed on: the first step of a rebuild."""
         self._vectors.drop()
         self._labels.drop()
+        self._mentions.drop()
         self._centroids.drop()
-        self._state.delete_many({"_id": {"$in": ["embedding_model", "labels"]}})
+        self._state.delete_many({"_id": {"$in": ["embedding_model", "labels", "mentions"]}})
 
     # -- which vector collections there are -------------------------------------------------------------------------------
 
@@ -215,14 +217,15 @@ class Embeddings:
     def outdated_labels(self, version: str) -> Iterator[list[str]]:
         """The texts whose label another version inferred, or that have no vector: in parts fit for one transaction."""
         outdated = [found["_id"] for found in self._labels.find({"version": {"$ne": version}}, {"_id": 1})]
-        without = self._labels.aggregate(
-            [
-                {"$lookup": {"from": self._vectors.name, "localField": "_id", "foreignField": "_id", "as": "vector"}},
-                {"$match": {"vector": []}},
-                {"$project": {"_id": 1}},
-            ]
-        )
+        without = self._labels.aggregate(self._without_vector())
         yield from chunks(list({*outdated, *(found["_id"] for found in without)}), CHUNK)
+
+    def _without_vector(self) -> list[dict[str, Any]]:
+        return [
+            {"$lookup": {"from": self._vectors.name, "localField": "_id", "foreignField": "_id", "as": "vector"}},
+            {"$match": {"vector": []}},
+            {"$project": {"_id": 1}},
+        ]
 
     def forget_labels(self, hashes: list[str], session: ClientSession | None = None) -> int:
         """Drop the labels of these texts; return how many there were."""
@@ -244,6 +247,47 @@ class Embeddings:
             for found in self._labels.find({"_id": {"$in": chunk}, "intent": {"$ne": None}}, {"intent": 1})
         }
 
+    def mention_version(self) -> str | None:
+        """The version of the names that all mentions were found by; None where none was ever looked for."""
+        found = self._state.find_one({"_id": "mentions"})
+        return found["version"] if found else None
+
+    def set_mention_version(self, version: str, *, session: ClientSession | None = None) -> None:
+        """All mentions are of these names now."""
+        self._state.replace_one({"_id": "mentions"}, {"_id": "mentions", "version": version}, upsert=True, session=session)
+
+    def put_mentions(self, named: Mapping[str, Sequence[str]], session: ClientSession | None = None) -> None:
+        """Store the ids of the campaigns that each text names, in place of what was stored; of most texts there are none."""
+        self.forget_mentions([key for key, campaigns in named.items() if not campaigns], session)
+        writes = [
+            ReplaceOne({"_id": key}, {"_id": key, "campaign_ids": list(campaigns)}, upsert=True)
+            for key, campaigns in named.items()
+            if campaigns
+        ]
+        if writes:
+            self._mentions.bulk_write(writes, ordered=False, session=session)
+
+    def mentions(self, hashes: Iterable[str]) -> dict[str, tuple[str, ...]]:
+        """The ids of the campaigns that these texts name, in order; texts that name none are absent."""
+        return {
+            found["_id"]: tuple(found["campaign_ids"])
+            for chunk in chunks(list(hashes), CHUNK)
+            for found in self._mentions.find({"_id": {"$in": chunk}})
+        }
+
+    def mentioned_campaigns(self) -> Iterator[str]:
+        """The ids of the campaigns that any text names."""
+        groups = self._mentions.aggregate([{"$unwind": "$campaign_ids"}, {"$group": {"_id": "$campaign_ids"}}])
+        yield from (group["_id"] for group in groups)
+
+    def stray_mentions(self) -> Iterator[list[str]]:
+        """The texts with mentions that have no vector: in parts fit for one transaction."""
+        yield from chunks([found["_id"] for found in self._mentions.aggregate(self._without_vector())], CHUNK)
+
+    def forget_mentions(self, hashes: list[str], session: ClientSession | None = None) -> int:
+        """Drop the mentions of these texts; return how many texts had any."""
+        return self._mentions.delete_many({"_id": {"$in": hashes}}, session=session).deleted_count
+
     def remember_centroid(self, run_id: str, centroid: Vector) -> None:
         """Keep the mean vector of a run's texts; the same run again replaces it."""
         document = {"_id": run_id, "at": datetime.now(UTC), "vector": Binary(centroid.astype(np.float32).tobytes())}
@@ -254,14 +298,23 @@ class Embeddings:
         found = self._centroids.find({"_id": {"$ne": run_id}}).sort("at", -1).limit(limit)
         return [np.frombuffer(centroid["vector"], dtype=np.float32) for centroid in found]
 
+    def kept_of(self, hashes: Sequence[str]) -> dict[str, int]:
+        """How many of these texts have a vector, a label, and a mention."""
+        kept = {"texts": self._vectors, "labels": self._labels, "mentions": self._mentions}
+        return {
+            what: sum(among.count_documents({"_id": {"$in": chunk}}) for chunk in chunks(hashes, CHUNK))
+            for what, among in kept.items()
+        }
+
     def count(self) -> int:
         """The number of distinct texts with a vector."""
         return self._vectors.estimated_document_count()
 
     def remove(self, hashes: Iterable[str]) -> None:
-        """Forget these texts: their vectors, their labels, and the mean of a run that met no other text."""
+        """Forget these texts: their vectors, labels and mentions, and the mean of a run that met no other text."""
         for chunk in chunks(list(hashes), CHUNK):
             vectors = [found["vector"] for found in self._vectors.find({"_id": {"$in": chunk}}, {"vector": 1})]
             self._centroids.delete_many({"vector": {"$in": vectors}})
             self._labels.delete_many({"_id": {"$in": chunk}})
+            self._mentions.delete_many({"_id": {"$in": chunk}})
             self._vectors.delete_many({"_id": {"$in": chunk}})

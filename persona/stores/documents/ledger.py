@@ -95,6 +95,7 @@ class Ledger:
     def __init__(self, database: Database[dict[str, Any]]) -> None:
         self._entries: Collection[dict[str, Any]] = database["ledger"]
         self._files: Collection[dict[str, Any]] = database["files"]
+        self._state: Collection[dict[str, Any]] = database["state"]
 
     def ensure_indexes(self) -> None:
         """Create what the queries need; harmless when there."""
@@ -357,6 +358,14 @@ class Ledger:
         query = {**among, "kind": {"$in": list(kinds)}, "state": {"$in": ["accepted", "loaded"]}}
         for sink in sinks:
             self._entries.update_many({**query, f"marks.{sink}": {"$exists": True}}, {"$addToSet": {"pending": sink}})
+
+    def reopen_outdated(self, sink: str, *, code_version: str) -> None:
+        """Let what another version of the sink's code has applied wait for it again; looked for once after each change of version."""
+        if self._state.find_one({"_id": "code_versions", sink: code_version}):
+            return
+        outdated = {f"marks.{sink}.code_version": {"$exists": True, "$ne": code_version}}
+        self._entries.update_many({**outdated, "state": {"$in": ["accepted", "loaded"]}}, {"$addToSet": {"pending": sink}})
+        self._state.update_one({"_id": "code_versions"}, {"$set": {sink: code_version}}, upsert=True)
 
     def overtake(self, sink: str, entries: Sequence[str], *, token: int) -> None:
         """Let these wait for the sink, whoever marks them: under leases up to this token, what it holds of them may be outdated."""

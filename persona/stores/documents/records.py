@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pymongo import ASCENDING, DESCENDING, IndexModel
 from pymongo.client_session import ClientSession
@@ -28,7 +28,16 @@ INDEXES = [
     IndexModel([("user_id", ASCENDING), ("timestamp", DESCENDING)], name="by_user_and_time"),
     # which of these users ever expressed anything? Answered without touching the records of those who only clicked.
     IndexModel([("user_id", ASCENDING)], name="expressive", partialFilterExpression={"expressive": True}),
+    # who unsubscribed from what is answered from this alone
+    IndexModel(
+        [("event", ASCENDING), ("user_id", ASCENDING), ("campaign_id", ASCENDING), ("channel", ASCENDING)],
+        name="unsubscribed",
+        partialFilterExpression={"event": "unsubscribe"},
+    ),
     IndexModel([("timestamp", DESCENDING)], name="newest"),
+    IndexModel(
+        [("intent", ASCENDING), ("text_hash", ASCENDING)], name="given", partialFilterExpression={"intent": {"$exists": True}}
+    ),
 ]
 A_CAMPAIGN, A_TEXT = {"campaign_id": {"$gte": ""}}, {"text_hash": {"$gte": ""}}
 """Any: unlike `$exists`, a range is answered from an index."""
@@ -47,12 +56,22 @@ FOLD_PAIRS: list[dict[str, Any]] = [
         }
     }
 ]
-HISTORY = {
+CHARACTERS = {"$strLenCP": {"$ifNull": ["$message", ""]}}
+"""How long what was said is, without reading it."""
+HISTORY: dict[str, Any] = {
     "user_id": 1, "timestamp": 1, "text_hash": 1, "conversation_id": 1, "event": 1, "campaign_id": 1, "intent": 1,
+    "characters": CHARACTERS,
 }  # fmt: skip
 FACT = {
     "user_id": 1, "timestamp": 1, "text_hash": 1, "drop": 1, "event": 1, "campaign_id": 1, "intent": 1, "channel": 1, "value": 1,
 }  # fmt: skip
+LOOKED_THROUGH = 5_000
+"""Records of one person, the newest, that are looked at where not all of them are asked for."""
+ORIGIN = {"timestamp": 1, "event": 1, "campaign_id": 1, "drop": 1, "line": 1}
+
+SAID: dict[str, Any] = {"user_id": 1, "timestamp": 1, "text_hash": 1, "conversation_id": 1, "characters": CHARACTERS}
+REPLAYED = HISTORY | {"channel": 1}
+BY_USER_AND_TIME = [("user_id", ASCENDING), ("timestamp", ASCENDING), ("_id", ASCENDING)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +212,15 @@ class Records:
         groups = self._records.aggregate([{"$match": {"user_id": {"$in": list(users)}}}, {"$group": {"_id": "$user_id"}}])
         return {group["_id"] for group in groups}
 
+    def replayable(self, *, words: bool = False) -> Iterator[dict[str, Any]]:
+        """Everybody's records (fields of `REPLAYED`, with `words` what was said too), in no order."""
+        yield from self._records.find({}, REPLAYED | ({"message": 1} if words else {}), batch_size=10_000)
+
+    def text_hashes(self) -> Iterator[str]:
+        """The distinct text hashes of everybody."""
+        for group in self._records.aggregate([{"$match": A_TEXT}, {"$group": {"_id": "$text_hash"}}], allowDiskUse=True):
+            yield group["_id"]
+
     # -- the truth about people -------------------------------------------------------------------------------------------
 
     def folded_pairs(self, users: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -216,15 +244,40 @@ class Records:
 
     def histories(self, users: Sequence[str]) -> Iterator[dict[str, Any]]:
         """All records of these users (fields of `HISTORY`), by user, then time, then id."""
-        yield from self._records.find({"user_id": {"$in": list(users)}}, HISTORY, batch_size=10_000).sort(
-            [("user_id", ASCENDING), ("timestamp", ASCENDING), ("_id", ASCENDING)]
-        )
+        yield from self._records.find({"user_id": {"$in": list(users)}}, HISTORY, batch_size=10_000).sort(BY_USER_AND_TIME)
+
+    def messages_of(self, users: Sequence[str], *, characters: int) -> Iterator[dict[str, Any]]:
+        """The records of these users that have a text (fields of `SAID`, and how each begins), in the order of `histories`."""
+        beginning = {"message": {"$substrCP": ["$message", 0, characters]}}
+        query = {"user_id": {"$in": list(users)}, **A_TEXT}
+        yield from self._records.find(query, SAID | beginning, batch_size=10_000).sort(BY_USER_AND_TIME)
 
     def decisions_of(self, user_id: str, *, impressions_since: datetime) -> list[dict[str, Any]]:
         """What policy looks at: the user's conversions, dismissals, unsubscriptions, and impressions since a time."""
         lasting = {"user_id": user_id, "event": {"$in": ["conversion", "dismiss", "unsubscribe"]}}
         recent = {"user_id": user_id, "event": "impression", "timestamp": {"$gte": impressions_since}}
         return list(self._records.find({"$or": [lasting, recent]}, {"event": 1, "campaign_id": 1, "channel": 1, "timestamp": 1}))
+
+    def unsubscribed(self) -> dict[str, set[tuple[str | None, str]]]:
+        """Everybody who unsubscribed, by user id: from which campaign (None: from more than one) and on which channel."""
+        query, fields = {"event": "unsubscribe"}, {"_id": 0, "user_id": 1, "campaign_id": 1, "channel": 1}
+        of_user: dict[str, set[tuple[str | None, str]]] = {}
+        for found in self._records.find(query, fields, batch_size=50_000, hint="unsubscribed"):
+            of_user.setdefault(found["user_id"], set()).add((found.get("campaign_id"), found["channel"]))
+        return of_user
+
+    def given_intents(self) -> Iterator[tuple[str, str, int]]:
+        """Text hash, an intent that messages with this text were given, and how many were."""
+        groups = self._records.aggregate(
+            [
+                {"$match": {"intent": {"$gte": ""}, **A_TEXT}},
+                {"$group": {"_id": {"text_hash": "$text_hash", "intent": "$intent"}, "n": {"$sum": 1}}},
+            ],
+            hint="given",
+            allowDiskUse=True,
+        )
+        for group in groups:
+            yield group["_id"]["text_hash"], group["_id"]["intent"], group["n"]
 
     def someone(self) -> str | None:
         """A person who expressed something, if there is any: to show what an answer looks like."""
@@ -258,6 +311,22 @@ class Records:
         """The number of distinct (user, campaign) pairs."""
         return self._count_groups({"campaign_id": {"$exists": True}}, {"user": "$user_id", "campaign": "$campaign_id"})
 
+    def count_mentions(self) -> int:
+        """The number of distinct (user, campaign) pairs of which the user's texts name the campaign."""
+        pairs = self._records.aggregate(
+            [
+                {"$match": A_TEXT},
+                {"$group": {"_id": {"user": "$user_id", "text": "$text_hash"}}},
+                {"$lookup": {"from": "mentions", "localField": "_id.text", "foreignField": "_id", "as": "mention"}},
+                {"$unwind": "$mention"},
+                {"$unwind": "$mention.campaign_ids"},
+                {"$group": {"_id": {"user": "$_id.user", "campaign": "$mention.campaign_ids"}}},
+                {"$count": "n"},
+            ],
+            allowDiskUse=True,
+        )
+        return next((int(found["n"]) for found in pairs), 0)
+
     def _count_groups(self, query: dict[str, Any], key: Any) -> int:
         counted = self._records.aggregate([{"$match": query}, {"$group": {"_id": key}}, {"$count": "n"}], allowDiskUse=True)
         return next((int(found["n"]) for found in counted), 0)
@@ -275,6 +344,52 @@ class Records:
     def of_user(self, user_id: str) -> Iterator[dict[str, Any]]:
         """Every record of this person whole, by time then id."""
         yield from self._records.find({"user_id": user_id}).sort([("timestamp", ASCENDING), ("_id", ASCENDING)])
+
+    def newest_messages(self, user_id: str, *, limit: int) -> list[dict[str, Any]]:
+        """This person's newest records with a text (fields of `ORIGIN`), newest first."""
+        return self._newest({"user_id": user_id, **A_TEXT}, limit=limit)
+
+    def between(self, user_id: str, campaign_id: str, *, limit: int) -> list[dict[str, Any]]:
+        """This person's newest records that concern this campaign (fields of `ORIGIN`), newest first: an unsubscribe from all does."""
+        concerning = [{"campaign_id": campaign_id}, {"event": Event.UNSUBSCRIBE, "campaign_id": {"$exists": False}}]
+        return self._newest({"user_id": user_id, "$or": concerning}, limit=limit)
+
+    def done_with(self, user_id: str, campaign_id: str) -> list[dict[str, Any]]:
+        """All that this person did with this campaign (fields of `ORIGIN`), newest first; being shown it is none of their doing."""
+        return self._newest(
+            {"user_id": user_id, "campaign_id": campaign_id, "event": {"$ne": Event.IMPRESSION}}, limit=LOOKED_THROUGH
+        )
+
+    def naming(self, user_id: str, campaign_id: str, *, limit: int) -> list[dict[str, Any]]:
+        """This person's newest messages whose words name this campaign (fields of `ORIGIN`), newest first."""
+        return self._found_in_words("mentions", {"user_id": user_id, **A_TEXT}, {"found.campaign_ids": campaign_id}, limit)
+
+    def expressing(self, user_id: str, intent: str, *, limit: int) -> list[dict[str, Any]]:
+        """This person's newest records that were given this intent, or none and whose words show it (fields of `ORIGIN`), newest first."""
+        may = {"user_id": user_id, "$or": [{"intent": intent}, {"intent": {"$exists": False}, **A_TEXT}]}
+        return self._found_in_words("labels", may, {"$or": [{"intent": intent}, {"found.intent": intent}]}, limit)
+
+    def _found_in_words(
+        self, where: Literal["mentions", "labels"], query: dict[str, Any], found: dict[str, Any], limit: int
+    ) -> list[dict[str, Any]]:
+        newest = {"timestamp": DESCENDING}
+        return list(
+            self._records.aggregate(
+                [
+                    {"$match": query},
+                    {"$sort": newest},
+                    {"$limit": LOOKED_THROUGH},
+                    {"$lookup": {"from": where, "localField": "text_hash", "foreignField": "_id", "as": "found"}},
+                    {"$match": found},
+                    {"$sort": {**newest, "_id": ASCENDING}},
+                    {"$limit": limit},
+                    {"$project": ORIGIN},
+                ]
+            )
+        )
+
+    def _newest(self, query: dict[str, Any], *, limit: int) -> list[dict[str, Any]]:
+        return list(self._records.find(query, ORIGIN).sort([("timestamp", DESCENDING), ("_id", ASCENDING)]).limit(limit))
 
     def count_of_user(self, user_id: str) -> int:
         """How many records this person has."""

@@ -1,0 +1,78 @@
+"""Which intents texts show: the classifier that the pipeline stored, and the encoder, held for the life of the process.
+
+The model is loaded with the first question, which takes seconds; until then the service needs no memory for it.
+"""
+
+import asyncio
+from typing import Any
+
+import structlog
+
+from persona.errors import EmbeddingMismatch, StoreUnavailable
+from persona.language.answers import shown, shown_by_each
+from persona.language.classifier import IntentClassifier
+from persona.language.encoder import Encoder
+from persona.stores.documents import Documents
+from serving.guard import Guard
+from serving.turns import Turns
+
+log = structlog.get_logger(__name__)
+
+NO_INTENTS = IntentClassifier.fit({})
+
+
+class Intents:
+    """Answers on texts, with the newest classifier that could be loaded; the old one while MongoDB is down."""
+
+    def __init__(self, documents: Guard[Documents], encoder: Encoder, *, threshold: float, patience: float) -> None:
+        self._documents = documents
+        self._encoder = encoder
+        self._threshold = threshold
+        self._patience = patience
+        self._turns = Turns("encoder")  # one question after the other: the model uses every core
+        self._one_at_a_time = asyncio.Lock()
+        self._held: tuple[str, str, IntentClassifier] | None = None
+
+    async def of(self, texts: list[str], *, k: int) -> dict[str, Any]:
+        """The intent that the texts show together, or None, the `k` likeliest, and the same of each text.
+
+        Raises `StoreUnavailable` where MongoDB is down and was never asked, `Busy` where too many wait, `EmbeddingMismatch` where
+        the settings name another model than the stored vectors come from, `PersonaError` where there is no such model.
+        """
+        fingerprint, classifier = await self._classifier()
+        return await self._turns.take(lambda: self._answer(texts, k, fingerprint, classifier))
+
+    def close(self) -> None:
+        """Let the thread end."""
+        self._turns.close()
+
+    def _answer(self, texts: list[str], k: int, fingerprint: str, classifier: IntentClassifier) -> dict[str, Any]:
+        if fingerprint and fingerprint != self._encoder.fingerprint:
+            raise EmbeddingMismatch(
+                f"the stored vectors are {fingerprint}, the settings name {self._encoder.fingerprint}",
+                hint="Set EMBEDDING_MODEL and EMBEDDING_DIM back, or run `persona rebuild embeddings`.",
+            )
+        vectors = self._encoder.encode(texts)
+        together = shown(classifier, vectors, k=k, threshold=self._threshold)
+        return {**together, "texts": shown_by_each(classifier, vectors, k=k, threshold=self._threshold)}
+
+    async def _classifier(self) -> tuple[str, IntentClassifier]:
+        async with self._one_at_a_time:
+            try:
+                version = await self._documents.ask(lambda documents: documents.classifiers.version())
+                if version is None:
+                    self._held = None
+                    return "", NO_INTENTS
+                if self._held is None or self._held[0] != version:
+                    loaded = await self._documents.ask(lambda documents: _load(documents, version), deadline=self._patience)
+                    self._held = loaded or self._held  # one that is being replaced this moment comes with the next question
+                    log.info("classifier loaded", version=version, whole=loaded is not None)
+            except StoreUnavailable:
+                if self._held is None:
+                    raise
+            return self._held[1:] if self._held else ("", NO_INTENTS)
+
+
+def _load(documents: Documents, version: str) -> tuple[str, str, IntentClassifier] | None:
+    model, arrays = documents.embeddings.model(), documents.classifiers.arrays(version)
+    return (version, model[0], IntentClassifier.from_arrays(arrays)) if model and arrays else None
