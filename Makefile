@@ -26,7 +26,7 @@ status: $(INSTALLED) ## what runs
 	@$(BIN)/persona status
 
 # two at a time, each with servers of its own: they wait more than they compute
-PYTEST = $(BIN)/pytest -n 2 --dist loadfile
+PYTEST = $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(INSTALLED) ## the fast tests
 	$(PYTEST) -m "not slow"

@@ -14,6 +14,14 @@ from persona.stores.cache import open_cache
 from persona.stores.documents import Documents, open_documents
 from persona.stores.warehouse import open_warehouse
 
+LONGEST = ("test_crash.py", "test_scrub.py", "test_redial.py", "test_end_to_end.py", "test_outages.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with long tests first, the longest of all before: whoever runs several at a time is not left waiting for the last."""
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path.name not in LONGEST, item.path not in long))
+
 
 @pytest.fixture(scope="session")
 def stack_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:

@@ -11,6 +11,7 @@ import pytest
 from persona.backup.making import back_up
 from persona.backup.manifest import Manifest
 from persona.backup.restoring import Restored, restore
+from persona.evaluation.candidate import evaluate_candidate
 from persona.intake.catalogs import load_folder
 from persona.intake.drops import take_in_all
 from persona.pipeline import sinks
@@ -62,6 +63,7 @@ class Home:
             for stage, function in apply.items():
                 pipeline.drain(stage, function, run_id="r")
             fit_candidate(pipeline, stores.warehouse, run_id="r")
+            evaluate_candidate(pipeline, run_id="r")
             publish_candidate(pipeline, stores.graph, run_id="r")
 
     def answers(self) -> dict[str, Any]:
