@@ -72,7 +72,7 @@ def evaluate(
         return model, report
     if report.verdict.publish:
         return model, _first(report, f"{'tuned' if model.tuned_on else 'from priors'}: {report.verdict.reason}")
-    from_priors, again = judge(questions, candidate, None, limits)
+    from_priors, again = judge(questions, candidate, None, limits) if model.tuned_on else (model, report)
     return from_priors, _first(again, f"from priors; what was tuned {report.verdict.reason}")
 
 

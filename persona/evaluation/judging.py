@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from persona.evaluation import gate, metrics
-from persona.evaluation.baselines import CONTENDERS, DECAYED, Baseline, Past, Popularity, ranked
+from persona.evaluation.baselines import CONTENDERS, DECAYED, Baseline, Past, ranked
 from persona.evaluation.gate import Difference, Limits, Shares
 from persona.evaluation.intervals import bootstrap
 from persona.evaluation.replay import NONE, Log, Query, Replay, queries_in
@@ -93,10 +93,10 @@ class Asking:
 
     def by_baseline(self, baseline: Baseline) -> list[list[str]]:
         """A baseline's rankings, query by query."""
-        score, names, popular = baseline.fit(self.past), self.log.campaigns.all, Popularity().fit(self.past)
+        score, names, popularity = baseline.fit(self.past), self.log.campaigns.all, self.past.popularity
         return [
-            [names[number] for number in ranked(score(asked), popular(asked), metrics.DEPTH + len(query.taken))]
-            for query, asked in ((query, self.log.asked(query)) for query in self.queries)
+            [names[number] for number in ranked(score(self.log.asked(query)), popularity, metrics.DEPTH + len(query.taken))]
+            for query in self.queries
         ]
 
     def fitted(self, recipe: RankingModel) -> RankingModel:
@@ -288,7 +288,7 @@ def _shares(log: Log, candidate: RankingModel, newest: Judgement, in_force: Rank
 
     What the generation in force was judged on is remembered as it was then, so that backdated records are seen too.
     """
-    if in_force and sum(figures.strength for figures in in_force.overall.values()) >= STRENGTH:
+    if in_force and in_force.strength >= STRENGTH:
         yield Shares("all that people do lately", in_force.shares(), candidate.shares())
     then = in_force.judged_on.engaged if in_force and in_force.judged_on else {}
     yield Shares("what people began to engage with", then or _engaged(log, Window(0, newest.start_ms)), newest.engaged)

@@ -164,6 +164,7 @@ class Log:
             ("intent", self._intents, self._intent),
         )
         named = [(field, names.all, column[places].tolist()) for field, names, column in optional]
+        characters = self._characters[places].tolist()
         for place, (key, user, at_ms, event) in enumerate(told):
             record: dict[str, Any] = {
                 "_id": key,
@@ -175,7 +176,7 @@ class Log:
                 if numbers[place] != NONE:
                     record[field] = names[numbers[place]]
             if "text_hash" in record:
-                record["characters"] = int(self._characters[places[place]])
+                record["characters"] = characters[place]
             yield record
 
     def day_buckets(self, before_ms: int) -> list[DayBucket]:

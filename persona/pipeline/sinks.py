@@ -72,9 +72,10 @@ def _embed_texts(batch: Batch, encoder: Encoder, texts: Iterator[tuple[str, str]
 
 def _embed_openings(batch: Batch, encoder: Encoder, users: list[str]) -> None:
     stored = batch.documents.conversations
-    messages = batch.documents.records.messages_of(users, characters=OPENING_CHARACTERS)
+    speakers = batch.documents.records.expressive_among(users)
+    messages = batch.documents.records.messages_of(speakers, characters=OPENING_CHARACTERS)
     due = [opening for user, said in groupby(messages, itemgetter("user_id")) for opening in openings_of(user, list(said))]
-    known = stored.said(users)
+    known = stored.said(speakers)
     vanished = known.keys() - {opening.conversation_id for opening in due}
     missing = [opening for opening in due if known.get(opening.conversation_id) != opening.said]
     for some in chunks(missing, TEXTS):

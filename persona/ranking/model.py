@@ -100,9 +100,14 @@ class RankingModel(BaseModel):
         """The campaigns' figures on a channel; over all channels where none is asked for or nothing happened on it."""
         return self.figures.get(channel or ANY_CHANNEL) or self.overall
 
+    @property
+    def strength(self) -> float:
+        """Decayed positive engagement with all campaigns together."""
+        return sum(figures.strength for figures in self.overall.values())
+
     def shares(self) -> dict[str, float]:
         """Each campaign's share of all that people do lately: what ranks them for those of whom nothing is known."""
-        total = sum(figures.strength for figures in self.overall.values())
+        total = self.strength
         return {campaign: figures.strength / total for campaign, figures in self.overall.items()} if total else {}
 
     def strength_of(self, campaign_id: str) -> float:

@@ -50,9 +50,7 @@ class People:
         out is left out. Raises `NotFound` for an unknown campaign, `StoreUnavailable` when a store is missing and no other knows whom
         to ask about.
         """
-        campaign = snapshot.campaigns.get(campaign_id)
-        if campaign is None:
-            raise NotFound(f"no such campaign: {campaign_id}", hint="Campaigns come from catalogs and from drops.")
+        campaign = snapshot.campaign(campaign_id)
         degraded = Degraded()
         limit = min(BREADTH * query.k, MOST)
         nearest: list[str] = degraded.unless(lambda: self._nearest(campaign, limit), [])

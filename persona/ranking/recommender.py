@@ -93,6 +93,12 @@ class Snapshot:
     may_be_outdated: bool = False
     """Whether MongoDB did not say if there is a newer one."""
 
+    def campaign(self, campaign_id: str) -> Campaign:
+        """The campaign with this id; raises `NotFound`."""
+        if campaign_id not in self.campaigns:
+            raise NotFound(f"no such campaign: {campaign_id}", hint="Campaigns come from catalogs and from drops.")
+        return self.campaigns[campaign_id]
+
 
 @dataclass(frozen=True, slots=True)
 class Query:
@@ -219,8 +225,7 @@ class Recommender:
 
         Raises `NotFound` for a campaign that the catalog does not know, `StoreUnavailable` when no channel is left.
         """
-        if campaign_id not in snapshot.campaigns:
-            raise NotFound(f"no such campaign: {campaign_id}", hint="Campaigns come from catalogs and from drops.")
+        snapshot.campaign(campaign_id)
         degraded = Degraded()
         ranking = self.ranking_for(user_id, query, snapshot, degraded)
         offer, proposal = ranking.offer_of(campaign_id), ranking.proposal(campaign_id)

@@ -107,15 +107,12 @@ class _Table:
 
     def quality(self, mixtures: Mixtures) -> Weights:
         """The objective on this query for each mixture, shape (mixtures,)."""
-        fused = np.round(mixtures @ self.scores, DIGITS)
-        places = np.stack([_places(fused, int(column)) for column in self.relevant], axis=1) if len(self.relevant) else _NOWHERE
+        fused, nowhere = np.round(mixtures @ self.scores, DIGITS), np.full((len(mixtures), 1), np.inf)
+        places = np.stack([_places(fused, int(column)) for column in self.relevant], axis=1) if len(self.relevant) else nowhere
         gains = 1 / np.log2(places + 1)
         recall = np.sum(places <= SHORT, axis=1) / min(SHORT, self.wanted)
         parts = [np.sum(gains * (places <= cut), axis=1) / _ideal(min(cut, self.wanted)) for cut in (TOP, LONG)]
         return np.asarray((parts[0] + recall + parts[1]) / 3)
-
-
-_NOWHERE = np.full((1, 1), np.inf)
 
 
 def _places(fused: Mixtures, column: int) -> Weights:
@@ -139,8 +136,7 @@ def _objective(tables: Sequence[_Table], mixtures: Mixtures) -> Weights:
 def _gains(tables: Sequence[_Table], before: Weights, after: Weights) -> Weights:
     """By how much each query is answered better."""
     mixtures = np.stack([before, after]) / before.sum()
-    qualities = (np.broadcast_to(table.quality(mixtures), 2) for table in tables)
-    return np.array([after - before for before, after in qualities])
+    return np.array([after - before for before, after in (table.quality(mixtures) for table in tables)])
 
 
 def _learned(tables: Sequence[_Table], start: Weights, seed: int) -> Weights:
