@@ -9,9 +9,10 @@ from persona.ranking import recommender
 from persona.schemas import Answer, Id, Why
 from serving.problems import problems
 from serving.routes.ids import asked_user
+from serving.scopes import REFUSALS, needs
 from serving.services import ServicesDep
 
-router = APIRouter(tags=["recommendations"])
+router = APIRouter(tags=["recommendations"], dependencies=[needs("read")], responses=REFUSALS)
 
 EXAMPLE = {
     "user_id": "u_001",

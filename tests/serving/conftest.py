@@ -2,10 +2,12 @@
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -126,6 +128,7 @@ class FakeCache(FakeStore):
     versions: dict[str, int] = field(default_factory=dict)
     ttls: list[float] = field(default_factory=list)
     epoch: int = 0
+    counted: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         super().__init__("redis")
@@ -141,6 +144,11 @@ class FakeCache(FakeStore):
         self.ttls.append(ttl)
         self.kept[user_id, scope, field] = payload
         return True
+
+    def count(self, bucket: str, seconds: int) -> int:
+        self.answer()
+        self.counted[bucket] += 1
+        return self.counted[bucket]
 
     def version(self, user_id: str) -> str:
         return f"{self.epoch}:{self.versions.get(user_id, 0)}"
@@ -290,9 +298,15 @@ def fakes() -> Iterator[Fakes]:
 
 
 @pytest.fixture
-def client(fakes: Fakes) -> Iterator[TestClient]:
+def settings(tmp_path: Path) -> Settings:
+    """Those of a service in a home of its own, where it may write."""
+    return SETTINGS.model_copy(update={"home": tmp_path})
+
+
+@pytest.fixture
+def client(fakes: Fakes, settings: Settings) -> Iterator[TestClient]:
     """The running service over `fakes`."""
-    with TestClient(create_app(SETTINGS, stores=fakes.openers())) as running:
+    with TestClient(create_app(settings, stores=fakes.openers())) as running:
         yield running
 
 
