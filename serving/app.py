@@ -11,7 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from persona.settings import Settings
 from serving.middleware import Requests
 from serving.problems import Problem, answer_with_problems
-from serving.routes import audiences, health, intents, people, recommendations
+from serving.routes import audiences, health, ingestion, intents, people, recommendations
 from serving.services import open_services
 from serving.stores import StoreOpeners, openers
 
@@ -43,6 +43,7 @@ def create_app(settings: Settings, *, stores: StoreOpeners | None = None) -> Fas
     answer_with_problems(app)
     app.include_router(recommendations.router)
     app.include_router(intents.router)
+    app.include_router(ingestion.router)
     app.include_router(people.router)
     app.include_router(audiences.router)
     app.include_router(health.router)
