@@ -73,11 +73,12 @@ class Overlay:
         while True:
             try:
                 whole = await self._cache.ask(lambda cache: cache.live.is_whole())
-                if not (whole and self._filled) or self._held:
-                    held = self._held
+                if not (whole and self._filled) or self._held.count:
+                    held = self._held.count
                     await asyncio.to_thread(self._fill)
                     self._filled = True
-                    self._held = _Held() if held is self._held else self._held
+                    if self._held.count == held:  # nothing came in meanwhile that may have been too late
+                        self._held = _Held()
             except StoreUnavailable as error:
                 log.debug("what came in is not shared", reason=error.message)
             await asyncio.sleep(KEEP_SECONDS)
@@ -112,17 +113,14 @@ class _Held:
         self._lock = threading.Lock()
         self._records: defaultdict[str, dict[str, Record]] = defaultdict(dict)
         self._learned: dict[str, Learned] = {}
-        self._count = 0
-
-    def __bool__(self) -> bool:
-        return bool(self._records)
+        self.count = 0
 
     def put(self, records: Iterable[Record]) -> None:
         with self._lock:
             for record in records:
-                if self._count < HELD:
+                if self.count < HELD:
                     self._records[record["user_id"]][record["_id"]] = record
-                    self._count += 1
+                    self.count += 1
 
     def learn(self, user_id: str, learned: Learned) -> None:
         with self._lock:

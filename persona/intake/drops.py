@@ -115,20 +115,19 @@ def claim_settled(pipeline: Pipeline, *, run_id: str) -> int:
     copies = pipeline.settings.claimed_drops
     for unfinished in copies.glob(".*"):  # what a run that was killed left half-copied; the lease says that nobody copies now
         unfinished.unlink(missing_ok=True)
-    return _claim_inbox(pipeline, run_id=run_id) + _claim_folder(pipeline, run_id=run_id)
+    return claim_inbox(pipeline, run_id=run_id) + _claim_folder(pipeline, run_id=run_id)
 
 
-def _claim_inbox(pipeline: Pipeline, *, run_id: str) -> int:
+def claim_inbox(pipeline: Pipeline, *, run_id: str) -> int:
     """Gather what came in into drops that the ledger knows by the ids that the senders were told; then it leaves the inbox."""
     inbox, ledger = pipeline.settings.inbox, pipeline.documents.ledger
     remove_abandoned(inbox)
     arrivals = arrivals_in(inbox)
     known = ledger.entries_of([arrival.sha256 for arrival in arrivals])
     ledger.reopen(["cache"], entries=sorted(set(known.values())))  # it came again, and counts at once again until it is applied
+    fresh = [arrival for arrival in arrivals if arrival.sha256 not in known]
     new = 0
-    for claimed, parts in gathered(
-        [arrival for arrival in arrivals if arrival.sha256 not in known], pipeline.settings.claimed_drops
-    ):
+    for claimed, parts in gathered(fresh, pipeline.settings.claimed_drops):
         made_of = [arrival.sha256 for arrival in parts]
         new += ledger.claim_gathered(claimed.sha256, made_of, name=claimed.name, size=claimed.size, run_id=run_id)
         _leave(parts)
