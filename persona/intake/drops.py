@@ -82,10 +82,10 @@ class Judged:
 
 
 def take_in_all(pipeline: Pipeline, *, run_id: str, drops: Sequence[str] = (), reapply: bool = False) -> Outcome:
-    """Claim what came in over HTTP and what has settled in the watched folder, then judge and write every claimed drop; the `raw_conversations` stage.
+    """Claim what came in over HTTP and what settled in the watched folder, then judge and write every claimed drop.
 
-    With `drops`, only these; with `reapply`, these are read again from their claimed copies even if they were accepted or held.
-    Raises `NotFound` for a named drop that never arrived.
+    That is the `raw_conversations` stage. With `drops`, only these; with `reapply`, these are read again from their claimed copies
+    even if they were accepted or held. Raises `NotFound` for a named drop that never arrived.
     """
     with pipeline.recorded(run_id, STAGE) as count, pipeline.lease(run_id, STAGE) as lease:
         intake = Intake(pipeline, lease, run_id, someone_is_erased=pipeline.documents.tombstones.count() > 0)
