@@ -23,6 +23,12 @@ class InvalidInput(PersonaError):
     exit_code = 2
 
 
+class Malformed(InvalidInput):
+    """What was handed in cannot be read at all."""
+
+    code = "malformed"
+
+
 class NotFound(PersonaError):
     """There is no such user, campaign, drop or generation."""
 
@@ -61,6 +67,18 @@ class StoreRefused(PersonaError):
     """A store answered but would not do it: its disk is full, it is read-only, the credentials are wrong."""
 
     code = "store_refused"
+
+
+class NoRoom(PersonaError):
+    """The disk that it would have to be written to is full."""
+
+    code = "no_room"
+
+
+class Conflict(PersonaError):
+    """What was said under this name before was something else."""
+
+    code = "conflict"
 
 
 class LeaseLost(PersonaError):

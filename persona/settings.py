@@ -170,6 +170,11 @@ class Settings(BaseSettings):
         return self.home / "drops"
 
     @property
+    def inbox(self) -> Path:
+        """Where what comes in over HTTP lies until it is claimed."""
+        return self.home / "inbox"
+
+    @property
     def dagster_home(self) -> Path:
         """Dagster's own history and logs."""
         return self.home / "dagster"

@@ -8,6 +8,7 @@ import dagster as dg
 
 from persona.intake.catalogs import unseen_catalogs
 from persona.intake.claim import settled_files
+from persona.intake.inbox import arrivals_in
 from persona.pipeline.audit import compare_stores
 from persona.pipeline.draining import Pipeline
 from persona.pipeline.rebuilding import gives_way
@@ -73,7 +74,7 @@ def audit() -> None:
     job=drops_job,
     minimum_interval_seconds=TICK_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Asks for a run when a settled file has not been taken in, or a drop or catalog waits for an asset.",
+    description="Asks for a run when a settled file or a request has not been taken in, or a drop or catalog waits for an asset.",
 )
 def drops_sensor(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.SensorResult:
     """Only nudges: what is to be done is worked out by the run."""
@@ -83,7 +84,7 @@ def drops_sensor(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam
     unseen = [path for path in documents.ledger.unseen(files) if os.access(path, os.R_OK)]
     events = _folder_events(context.instance, documents, {path: files[path] for path in unseen})
     waiting = documents.ledger.waiting(DRAINING_ASSETS)
-    if not unseen and not waiting and not unseen_catalogs(pipeline):
+    if not unseen and not waiting and not arrivals_in(settings.inbox) and not unseen_catalogs(pipeline):
         return dg.SensorResult(skip_reason=dg.SkipReason("Everything is applied."), asset_events=events)
     if not gives_way(documents.leases.holder()) or is_under_way(context.instance, drops_job.name):
         return dg.SensorResult(skip_reason=dg.SkipReason("A run is under way."), asset_events=events)

@@ -14,7 +14,7 @@ from serving.auth import Keys
 from serving.bodies import Bodies
 from serving.middleware import REQUEST_ID, Requests
 from serving.problems import Problem, answer_with_problems
-from serving.routes import audiences, health, intents, people, recommendations
+from serving.routes import audiences, health, ingestion, intents, people, recommendations
 from serving.scopes import refuse_undeclared, without_keys
 from serving.services import open_services
 from serving.stores import StoreOpeners, openers
@@ -59,6 +59,7 @@ def create_app(settings: Settings, *, stores: StoreOpeners | None = None) -> Fas
     answer_with_problems(app)
     app.include_router(recommendations.router)
     app.include_router(intents.router)
+    app.include_router(ingestion.router)
     app.include_router(people.router)
     app.include_router(audiences.router)
     app.include_router(health.router)

@@ -39,7 +39,7 @@ class Intents:
         Raises `StoreUnavailable` where MongoDB is down and was never asked, `Busy` where too many wait, `EmbeddingMismatch` where
         the settings name another model than the stored vectors come from, `PersonaError` where there is no such model.
         """
-        fingerprint, classifier = await self._classifier()
+        fingerprint, classifier = await self.classifier()
         return await self._turns.take(lambda: self._answer(texts, k, fingerprint, classifier))
 
     def close(self) -> None:
@@ -56,7 +56,8 @@ class Intents:
         together = shown(classifier, vectors, k=k, threshold=self._threshold)
         return {**together, "texts": shown_by_each(classifier, vectors, k=k, threshold=self._threshold)}
 
-    async def _classifier(self) -> tuple[str, IntentClassifier]:
+    async def classifier(self) -> tuple[str, IntentClassifier]:
+        """The newest that could be loaded, and the space of the vectors that it judges. Raises `StoreUnavailable`."""
         async with self._one_at_a_time:
             try:
                 version = await self._documents.ask(lambda documents: documents.classifiers.version())

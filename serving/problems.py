@@ -12,7 +12,18 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
-from persona.errors import Busy, InvalidInput, LeaseLost, NotFound, PersonaError, StoreUnavailable, TooManyRequests
+from persona.errors import (
+    Busy,
+    Conflict,
+    InvalidInput,
+    LeaseLost,
+    Malformed,
+    NoRoom,
+    NotFound,
+    PersonaError,
+    StoreUnavailable,
+    TooManyRequests,
+)
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER = {"Retry-After": "1"}
@@ -103,6 +114,12 @@ def answer_with_problems(app: FastAPI) -> None:
                 return problem(request.scope, 429, kind=error.code, detail=error.message, headers=wait)
             case NotFound():
                 return problem(request.scope, 404, kind=error.code, detail=error.message)
+            case Conflict():
+                return problem(request.scope, 409, kind=error.code, detail=error.message)
+            case NoRoom():
+                return problem(request.scope, 507, kind=error.code, detail=error.message, headers=RETRY_AFTER_A_RUN)
+            case Malformed():
+                return problem(request.scope, 400, kind=error.code, detail=error.message)
             case InvalidInput():
                 return problem(request.scope, 422, kind=error.code, detail=error.message)
             case _:  # a store that refuses, another model: whoever runs the service can mend it

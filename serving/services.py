@@ -16,8 +16,12 @@ from persona.settings import Settings
 from serving.answers import Answers
 from serving.audit import Audit
 from serving.guard import Guard
+from serving.ingestion import Ingestion
 from serving.intents import Intents
+from serving.learning import Learner
 from serving.limits import Limits
+from serving.live import LiveAnswers
+from serving.overlay import Overlay
 from serving.snapshots import Snapshots
 from serving.stores import StoreOpeners
 from serving.turns import Turns
@@ -41,6 +45,7 @@ class Services:
     intents: Intents
     limits: Limits
     audit: Audit
+    ingestion: Ingestion
 
 
 @asynccontextmanager
@@ -56,12 +61,18 @@ async def open_services(settings: Settings, openers: StoreOpeners) -> AsyncItera
     profiles = vectors.part(lambda store: store.at(snapshots.current.collections) if snapshots.current else store)
     engagements = graph.part(lambda store: store)
     records = documents.part(lambda store: store.records)
+    encoder, patience = LazyEncoder(settings), settings.store_timeout_seconds
+    intents = Intents(documents, encoder, threshold=settings.intent_threshold, patience=patience)
+    overlay = Overlay(settings, documents, cache)
+    learner = Learner(documents, overlay, encoder, intents, threshold=settings.intent_threshold, patience=patience)
+    live = LiveAnswers(documents, overlay, learner)
     recommender = Recommender(
         vectors=profiles,
         graph=engagements,
         records=records,
         customers=documents.part(lambda store: store.catalog),
         rules=Rules.of(settings),
+        live=live,
     )
     trail = Trail(records, documents.part(lambda store: store.ledger))
     people = People(
@@ -73,21 +84,23 @@ async def open_services(settings: Settings, openers: StoreOpeners) -> AsyncItera
     )
     audiences = Turns("audiences")
     answers = Answers(recommender, trail, cache, snapshots, ttl_seconds=settings.redis_ttl_seconds)
-    intents = Intents(
-        documents, LazyEncoder(settings), threshold=settings.intent_threshold, patience=settings.store_timeout_seconds
-    )
-    keepers = [asyncio.create_task(keeper.keep()) for keeper in (*guards, snapshots)]
+    ingestion = Ingestion(documents, live, settings.inbox)
+    keepers = [asyncio.create_task(keeper.keep()) for keeper in (*guards, snapshots, overlay)]
     try:
         with suppress(TimeoutError):
             async with asyncio.timeout(START_SECONDS):
                 await asyncio.gather(*(guard.attempted.wait() for guard in guards), snapshots.attempted.wait())
         limits = Limits(settings.rate_limit, cache)
-        yield Services(settings, guards, snapshots, answers, people, audiences, intents, limits, Audit(settings.home))
+        await learner.prepare()
+        audit = Audit(settings.home)
+        yield Services(settings, guards, snapshots, answers, people, audiences, intents, limits, audit, ingestion)
     finally:
+        await ingestion.close()
         for keeper in keepers:
             keeper.cancel()
         await asyncio.gather(*keepers, return_exceptions=True)
         answers.close()
+        learner.close()
         intents.close()
         audiences.close()
         await asyncio.gather(*(guard.close() for guard in guards))

@@ -24,6 +24,7 @@ from persona.backup.manifest import (
 )
 from persona.errors import InvalidInput, PersonaError
 from persona.intake.claim import sha256_of, sync
+from persona.intake.drops import claim_inbox
 from persona.pipeline.draining import Pipeline
 from persona.pipeline.lease import Lease
 from persona.pipeline.stages import CODE_VERSIONS
@@ -47,6 +48,7 @@ def back_up(folder: Path, settings: Settings, stores: Stores, *, run_id: str, pr
         raise InvalidInput(f"a disk is mounted at {folder}", hint="Name a folder in it.")
     pipeline = Pipeline(settings, stores.documents, stores.warehouse, stores.cache)
     with pipeline.recorded(run_id, "backup") as count, pipeline.lease(run_id, "backup") as lease:
+        claim_inbox(pipeline, run_id=run_id)  # what was accepted over HTTP is part of the truth
         at = datetime.now(UTC)
         _remove_unfinished(stores, at)
         stores.documents.backups.note(str(folder), at=at)  # first: an erasure has to know of whatever there may be

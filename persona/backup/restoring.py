@@ -10,8 +10,10 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from persona.backup.manifest import COLLECTIONS, DROPS, HISTORY, Manifest, read_manifest, verify
-from persona.errors import InvalidInput
+from persona.errors import InvalidInput, StoreRefused, StoreUnavailable
 from persona.intake.claim import sync
 from persona.intake.parse import DropFault, raw_records
 from persona.intake.records import names_in, whose
@@ -34,6 +36,7 @@ SEARCHED_BYTES = 64 << 20
 """Of a copy that cannot be read record by record."""
 Progress = Callable[[str], None]
 Document = dict[str, Any]
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,7 @@ def restore(
             dumping.use_beside(documents)
         finally:
             dumping.drop_beside(documents)
+        _forget_what_came_in(stores)
         stores.warehouse.take_in_history(json.loads((folder / HISTORY).read_text()))
         documents.ledger.reopen(PROJECTIONS)  # the backup's marks say what other servers hold
         documents.backups.note(str(folder), at=manifest.at)
@@ -104,6 +108,14 @@ def restore(
         documents.rebuilds.end(RESTORE)
         count(sum(manifest.collections.values()))
     return Restored(manifest.at, sum(manifest.collections.values()), manifest.drops, erased, newer)
+
+
+def _forget_what_came_in(stores: Stores) -> None:
+    """It belongs to another truth; the service puts back what waits to be applied to this one."""
+    try:
+        stores.cache.live.clear()
+    except (StoreUnavailable, StoreRefused) as error:
+        log.warning("what_came_in_not_forgotten", error=error.message)
 
 
 def _put_drops(folder: Path, manifest: Manifest, settings: Settings, lease: Lease, progress: Progress) -> None:

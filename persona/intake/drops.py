@@ -18,6 +18,7 @@ from pymongo.client_session import ClientSession
 from persona.errors import PersonaError, StoreRefused, StoreUnavailable
 from persona.intake.blanking import blanked
 from persona.intake.claim import Claimed, WatchedFile, claim, settled_files, sync
+from persona.intake.inbox import Arrival, arrivals_in, gathered, remove_abandoned
 from persona.intake.judge import LOST_COPY, Hold, judge, judge_attempts
 from persona.intake.parse import DropFault, raw_records
 from persona.intake.records import Erased, to_document, when, whose
@@ -81,10 +82,10 @@ class Judged:
 
 
 def take_in_all(pipeline: Pipeline, *, run_id: str, drops: Sequence[str] = (), reapply: bool = False) -> Outcome:
-    """Claim what has settled in the watched folder, then judge and write every claimed drop; the `raw_conversations` stage.
+    """Claim what came in over HTTP and what settled in the watched folder, then judge and write every claimed drop.
 
-    With `drops`, only these; with `reapply`, these are read again from their claimed copies even if they were accepted or held.
-    Raises `NotFound` for a named drop that never arrived.
+    That is the `raw_conversations` stage. With `drops`, only these; with `reapply`, these are read again from their claimed copies
+    even if they were accepted or held. Raises `NotFound` for a named drop that never arrived.
     """
     with pipeline.recorded(run_id, STAGE) as count, pipeline.lease(run_id, STAGE) as lease:
         intake = Intake(pipeline, lease, run_id, someone_is_erased=pipeline.documents.tombstones.count() > 0)
@@ -107,11 +108,41 @@ def take_in_all(pipeline: Pipeline, *, run_id: str, drops: Sequence[str] = (), r
 
 
 def claim_settled(pipeline: Pipeline, *, run_id: str) -> int:
-    """Claim every settled file of the folder whose content has not been claimed; return how many are new to the ledger."""
-    settings, ledger = pipeline.settings, pipeline.documents.ledger
-    copies = settings.claimed_drops
+    """Claim what came in over HTTP, and every settled file of the folder whose content has not been claimed.
+
+    Returns how many drops are new to the ledger.
+    """
+    copies = pipeline.settings.claimed_drops
     for unfinished in copies.glob(".*"):  # what a run that was killed left half-copied; the lease says that nobody copies now
         unfinished.unlink(missing_ok=True)
+    return claim_inbox(pipeline, run_id=run_id) + _claim_folder(pipeline, run_id=run_id)
+
+
+def claim_inbox(pipeline: Pipeline, *, run_id: str) -> int:
+    """Gather what came in into drops that the ledger knows by the ids that the senders were told; then it leaves the inbox."""
+    inbox, ledger = pipeline.settings.inbox, pipeline.documents.ledger
+    remove_abandoned(inbox)
+    arrivals = arrivals_in(inbox)
+    known = ledger.entries_of([arrival.sha256 for arrival in arrivals])
+    ledger.reopen(["cache"], entries=sorted(set(known.values())))  # it came again, and counts at once again until it is applied
+    fresh = [arrival for arrival in arrivals if arrival.sha256 not in known]
+    new = 0
+    for claimed, parts in gathered(fresh, pipeline.settings.claimed_drops):
+        made_of = [arrival.sha256 for arrival in parts]
+        new += ledger.claim_gathered(claimed.sha256, made_of, name=claimed.name, size=claimed.size, run_id=run_id)
+        _leave(parts)
+    _leave(arrival for arrival in arrivals if arrival.sha256 in known)
+    return new
+
+
+def _leave(arrivals: Iterable[Arrival]) -> None:
+    for arrival in arrivals:
+        arrival.path.unlink(missing_ok=True)
+
+
+def _claim_folder(pipeline: Pipeline, *, run_id: str) -> int:
+    settings, ledger = pipeline.settings, pipeline.documents.ledger
+    copies = settings.claimed_drops
     files = {str(file.path): file for file in settled_files(settings.drops, settle_seconds=settings.settle_seconds)}
     new = 0
     for paths in chunks(ledger.unseen({path: file.signature for path, file in files.items()}), CLAIMED_AT_ONCE):

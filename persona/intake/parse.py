@@ -91,6 +91,15 @@ def raw_records(path: Path, name: str) -> Iterator[RawRecord]:
             raise DropFault(Reason.TRUNCATED_GZIP, "The gzip stream is damaged: send it again.") from None
 
 
+def records_in(body: bytes) -> Iterator[RawRecord]:
+    """The elements of a JSON array, or one value, that is at hand. Raises `DropFault`, possibly after records have been yielded."""
+    chunks = _without_mark(iter([body]))
+    first = next(chunks, None)
+    if first is None:
+        raise DropFault(Reason.EMPTY_FILE, "There is nothing in it.")
+    yield from _document(_Stream(first, chunks))
+
+
 class _Stream:
     """Chunks with one byte offset over all of them."""
 

@@ -229,12 +229,13 @@ class Pipeline:
         )
 
     def _evict(self, held: Lease, run_id: str) -> None:
-        """Drop the cached answers of users whose drops every projection has applied."""
+        """Drop the cached answers of users whose drops every projection has applied, and what of these counts from elsewhere."""
         entries = self.documents.ledger.pending("cache", upstream=UPSTREAM["cache"])
         if not entries:
             return
         batch = Batch("cache", run_id, entries, held, self.documents)
         try:
+            self.cache.live.applied(name for entry in entries for name in (entry.id, *entry.aliases))
             for users in batch.in_chunks(batch.users, 10_000):
                 self.cache.evict(users)
         except (

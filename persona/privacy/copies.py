@@ -7,7 +7,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from persona.errors import InvalidInput
 from persona.intake.blanking import blanked, replaced
 from persona.intake.catalogs import read_catalog
 from persona.intake.claim import WatchedFile, settled_files, watched
+from persona.intake.inbox import arrivals_in
 from persona.intake.parse import DropFault
 from persona.pipeline.lease import Lease
 from persona.privacy.search import Found, Identifier, format_of, search
@@ -131,11 +132,12 @@ def _counts(documents: Documents, entry: Entry, found: Found | None, of_user: in
 def erase_from_sources(
     settings: Settings, documents: Documents, identifier: Identifier, lease: Lease, *, clean: Collection[str]
 ) -> list[Source]:
-    """Blank the person's records in the files of the drop folder, and take them out of the customer files of the catalog folder.
+    """Blank the person's records in the files of the drop folder and of the inbox, and take them out of the catalog folder's.
 
     `clean` are the drops whose copies are as they were claimed and do not hold the person: their files need not be read.
     """
-    sources = _remove_unfinished(settings.drops, settings.catalog)
+    sources = _remove_unfinished(settings.drops, settings.catalog, settings.inbox)
+    sources += _erase_from_inbox(settings, identifier, lease)
     settled = {file.path for file in settled_files(settings.drops, settle_seconds=settings.settle_seconds)}
     files = {str(file.path): file for file in settled_files(settings.drops, settle_seconds=0)}
     changed = set(documents.ledger.unseen({path: file.signature for path, file in files.items()}))
@@ -168,6 +170,15 @@ def erase_from_sources(
         except PermissionError:
             sources.append(Source(file.path, rewritten=False, why="not readable"))
     return sources
+
+
+def _erase_from_inbox(settings: Settings, identifier: Identifier, lease: Lease) -> Iterator[Source]:
+    """What came in since the inbox was claimed; it keeps the ids that its senders were told."""
+    for path in (arrival.path for arrival in arrivals_in(settings.inbox)):
+        if found := search(path, path.name, identifier):
+            lease.check()
+            with blanked(path, path.name, found.theirs):
+                yield Source(path, rewritten=True)
 
 
 def _remove_unfinished(*folders: Path) -> list[Source]:

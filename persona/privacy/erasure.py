@@ -12,6 +12,7 @@ from typing import Any
 
 from persona.errors import NotFound
 from persona.intake.drops import claim_settled
+from persona.intake.inbox import arrivals_in
 from persona.language.intents import definition_texts
 from persona.pipeline.draining import Pipeline
 from persona.pipeline.labelling import forget_lessons, outdated_classifiers
@@ -185,6 +186,7 @@ class _Erasure:
     def _left(self, copies: list[CopyFound], texts: list[str]) -> dict[str, int]:
         """What every store answers when it is asked again, and every file that was rewritten; under the lease no other changes."""
         rewritten = [copy.path for copy in copies if copy.path.exists()]
+        rewritten += [arrival.path for arrival in arrivals_in(self._settings.inbox)]
         again = find_in_copies(rewritten, self._documents, self._identifier)
         return count_in_stores(self._stores, self._user_id) | {
             "quarantine": len(quarantined_of(self._stores, self._identifier, again)),

@@ -1,11 +1,13 @@
 """Everything that is held on a person, store by store: counted, and handed out. Nothing is changed here."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from persona.errors import NotFound
+from persona.errors import NotFound, StoreRefused, StoreUnavailable
+from persona.intake.inbox import arrivals_in
 from persona.intake.parse import DropFault, raw_records
 from persona.privacy.copies import CopyFound, claimed_copies, find_in_copies
 from persona.privacy.search import Identifier
@@ -61,11 +63,13 @@ def export(user_id: str, settings: Settings, stores: Stores) -> dict[str, Any]:
     """
     documents, identifier = stores.documents, Identifier(user_id)
     user_id = identifier.user_id
+    arrived = list(_arrived(settings, identifier))  # first: what is claimed meanwhile is found among the copies
     records = list(documents.records.of_user(user_id))
     customer = documents.catalog.customer(user_id)
     copies = find_in_copies(claimed_copies(settings), documents, identifier)
     quarantined = quarantined_of(stores, identifier, copies)
-    waiting = list(_waiting(copies))
+    waiting = [*arrived, *_waiting(copies)]
+    live = _live(stores, user_id)
     vectors = stores.vectors.at(documents.embeddings.collections_in_use()).everything_of(user_id)
     graph = {
         "engaged": [_tie(engagement) for engagement in stores.graph.history_of(user_id)],
@@ -73,7 +77,7 @@ def export(user_id: str, settings: Settings, stores: Stores) -> dict[str, Any]:
         "mentioned": [_tie(mention) for mention in stores.graph.mentions_of(user_id)],
     }
     warehouse = stores.warehouse.everything_of(user_id)
-    held: list[Iterable[Any]] = [records, quarantined, waiting, *vectors.values(), *graph.values(), *warehouse.values()]
+    held: list[Iterable[Any]] = [records, quarantined, waiting, live, *vectors.values(), *graph.values(), *warehouse.values()]
     if customer is None and not any(held):
         raise NotFound(UNKNOWN, hint="Ids are compared exactly, upper and lower case included.")
     return {
@@ -82,6 +86,7 @@ def export(user_id: str, settings: Settings, stores: Stores) -> dict[str, Any]:
         "records": _records(stores, records),
         "quarantined": [{"drop": found.drop, "line": found.line, "text": _text(found.raw)} for found in quarantined],
         "waiting": waiting,
+        "live": live,
         "customer": customer.model_dump(mode="json") if customer else None,
         "drops": _drops(stores, {found["drop"] for found in (*records, *waiting)} | {found.drop for found in quarantined}),
         "milvus": {"profile": vectors["users"], "conversations": vectors["conversations"]},
@@ -101,6 +106,32 @@ def _records(stores: Stores, records: list[dict[str, Any]]) -> list[dict[str, An
             **{name: value for name, value in record.items() if name not in ours},
             "inferred_intent": inferred.get(record.get("text_hash", "")),
             "mentioned_campaigns": list(named.get(record.get("text_hash", ""), ())),
+        }
+        for record in records
+    ]
+
+
+def _arrived(settings: Settings, identifier: Identifier) -> Iterator[dict[str, Any]]:
+    """The person's records that came in over HTTP and have not been claimed."""
+    for arrival in arrivals_in(settings.inbox):
+        with suppress(FileNotFoundError):
+            for raw in raw_records(arrival.path, arrival.path.name):
+                if identifier.owns(raw.raw):
+                    yield {"drop": arrival.sha256, "line": raw.line, "text": _text(raw.raw)}
+
+
+def _live(stores: Stores, user_id: str) -> list[dict[str, Any]]:
+    """What counts before every store has it; nothing that is not in a drop, so nothing is missing where Redis is down."""
+    try:
+        records = stores.cache.live.of(user_id).records
+    except (StoreUnavailable, StoreRefused):
+        return []
+    ours = {"_id", "timestamp", "text_hash", "characters"}
+    return [
+        {
+            "message_id": record["_id"],
+            "timestamp": record["timestamp"].isoformat(),
+            **{name: value for name, value in record.items() if name not in ours},
         }
         for record in records
     ]

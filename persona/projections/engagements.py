@@ -19,7 +19,32 @@ EVENT_WEIGHTS: dict[Event, float] = {
 """How strongly an event ties a person to a campaign, in [-1, 1]."""
 MENTION_WEIGHT = 1.0
 """How strongly naming a campaign ties a conversation to it, on the scale of the events: people name what they care for."""
+NEGATIVE = frozenset({Event.DISMISS, Event.UNSUBSCRIBE})
 EVENT_NAMES = tuple(event.value for event in Event)
+
+
+def folded(history: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The (user, campaign) pairs of these records, each folded as `Records.folded_pairs` folds those that are stored."""
+    pairs: dict[tuple[str, str], dict[str, Any]] = {}
+    for record in history:
+        if "campaign_id" not in record:
+            continue
+        key, at = (record["user_id"], record["campaign_id"]), record["timestamp"]
+        last = {"at": at, "message_id": record["_id"]}
+        pair = pairs.setdefault(
+            key,
+            {
+                "_id": dict(zip(("user_id", "campaign_id"), key, strict=True)), **dict.fromkeys(EVENT_NAMES, 0), "value": 0,
+                "first_at": at, "last": last, "last_negative_at": None, "last_positive_at": None,
+            },
+        )  # fmt: skip
+        sign = "last_negative_at" if record["event"] in NEGATIVE else "last_positive_at"
+        pair[record["event"]] += 1
+        pair["value"] += record.get("value", 0)
+        pair["first_at"] = min(pair["first_at"], at)
+        pair["last"] = max(pair["last"], last, key=lambda end: (end["at"], end["message_id"]))
+        pair[sign] = at if pair[sign] is None else max(pair[sign], at)
+    return list(pairs.values())
 
 
 def engagement_of(pair: Mapping[str, Any]) -> Engagement:

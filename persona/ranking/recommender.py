@@ -74,6 +74,14 @@ class CustomerStore(Protocol):
     def customer(self, user_id: str) -> Customer | None: ...
 
 
+class LiveSource(Protocol):
+    """What came in and is not in every store yet."""
+
+    def counted_in(
+        self, context: Context, query: "Query", snapshot: "Snapshot", degraded: "Degraded"
+    ) -> tuple[Context, "Snapshot"]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything about campaigns that answers rest on, loaded as one and swapped as one."""
@@ -212,6 +220,7 @@ class Recommender:
     records: DecisionStore
     customers: CustomerStore
     rules: Rules = field(default_factory=Rules)
+    live: LiveSource | None = None
 
     def for_user(self, user_id: str, query: Query, snapshot: Snapshot) -> Answer:
         """What to offer this person; an unknown one gets what does well now.
@@ -291,6 +300,8 @@ class Recommender:
             customer=customer,
             decisions=by_campaign(degraded.unless(lambda: self._decisions(user_id, query), seen_elsewhere), until=query.at),
         )
+        if self.live is not None:
+            context, snapshot = self.live.counted_in(context, query, snapshot, degraded)
         return self._ranking(context, query, snapshot, degraded)
 
     def _decisions(self, user_id: str, query: Query) -> list[Decision]:

@@ -4,7 +4,6 @@ Each person has one hash of answers and one version. An answer computed before a
 is read first, and a script stores the answer only while the version is still the same.
 """
 
-import hashlib
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,12 +13,11 @@ import stamina
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from persona.errors import PersonaError, StoreRefused, StoreUnavailable
 from persona.stores._chunks import chunks
+from persona.stores._redis import ANSWERS_KEY, VERSION_KEY, VERSION_SECONDS, evict, hashed, translated
+from persona.stores.live import LiveRecords
 
 EPOCH_KEY = "persona:cache:epoch"
-VERSION_KEY = "persona:version:{user}"
-ANSWERS_KEY = "persona:answers:{user}"
 COUNT_KEY = "persona:count:{bucket}"
 ANSWERS_PATTERN = "persona:answers:*"
 
@@ -50,7 +48,6 @@ if count == 1 then redis.call('EXPIRE', KEYS[1], ARGV[1]) end
 return count
 """
 
-VERSION_SECONDS = 3_600
 USERS_PER_CALL = 1_000
 KEYS_PER_SCAN = 1_000
 
@@ -60,6 +57,8 @@ class Cache:
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
+        self.live = LiveRecords(client)
+        """What came in and is not in every store yet."""
         self._read_with_version = client.register_script(READ_WITH_VERSION)
         self._write_if_unchanged = client.register_script(WRITE_IF_UNCHANGED)
         self._count = client.register_script(COUNT)
@@ -69,7 +68,7 @@ class Cache:
 
         The version is opaque: hand it to `write` with the answer computed after this call.
         """
-        with _translated():
+        with translated():
             payload, version = self._read_with_version(
                 keys=_keys(user_id), args=[secrets.token_hex(8), VERSION_SECONDS, _field(scope, field)]
             )
@@ -80,54 +79,53 @@ class Cache:
         milliseconds = int(ttl * 1000)
         if milliseconds < 1:
             return False
-        with _translated():
+        with translated():
             written = self._write_if_unchanged(keys=_keys(user_id), args=[version, _field(scope, field), payload, milliseconds])
         return bool(written)
 
     def evict(self, user_ids: Iterable[str]) -> None:
         """Remove these people's answers, and keep out any that is being computed now."""
-        for part in chunks(sorted(set(map(_hashed, user_ids))), USERS_PER_CALL):
-            with _translated():
+        for part in chunks(sorted(set(map(hashed, user_ids))), USERS_PER_CALL):
+            with translated():
                 for attempt in stamina.retry_context(on=redis.ConnectionError, attempts=3, wait_initial=0.05, wait_jitter=0.05):
                     with attempt:
                         evicting = self._client.pipeline(transaction=True)
-                        for user in part:
-                            evicting.set(VERSION_KEY.format(user=user), secrets.token_hex(8), ex=VERSION_SECONDS)
-                        evicting.unlink(*(ANSWERS_KEY.format(user=user) for user in part))
+                        evict(evicting, part)
                         evicting.execute()
 
     def clear(self) -> None:
         """Remove everyone's answers, and keep out any that is being computed now."""
         self.announce()
-        with _translated():
+        with translated():
             for part in chunks(list(self._client.scan_iter(ANSWERS_PATTERN, count=KEYS_PER_SCAN)), KEYS_PER_SCAN):
                 self._client.unlink(*part)
 
     def announce(self) -> None:
         """Let everyone who reads from now on know that something has changed that answers rest on: the epoch is another."""
-        with _translated():
+        with translated():
             self._client.set(EPOCH_KEY, secrets.token_hex(8))
 
     def count(self, bucket: str, seconds: int) -> int:
         """Count one more in `bucket`, which ends `seconds` after the first; how many that makes."""
-        with _translated():
+        with translated():
             return int(self._count(keys=[COUNT_KEY.format(bucket=bucket)], args=[seconds]))
 
     def keeps(self, user_id: str) -> bool:
-        """Whether an answer for this person is kept."""
-        with _translated():
-            return bool(self._client.exists(ANSWERS_KEY.format(user=_hashed(user_id))))
+        """Whether an answer for this person is kept, or anything that came in of late."""
+        with translated():
+            return bool(self._client.exists(ANSWERS_KEY.format(user=hashed(user_id)))) or self.live.has(user_id)
 
     def forget(self, user_id: str) -> None:
         """Remove every trace of this person: their answers and version, and everyone else's answers, in which they may count."""
+        self.live.forget(user_id)
         self.clear()
-        user = _hashed(user_id)
-        with _translated():
+        user = hashed(user_id)
+        with translated():
             self._client.unlink(VERSION_KEY.format(user=user), ANSWERS_KEY.format(user=user))
 
     def ping(self) -> None:
         """Return when the server answers; raise `StoreUnavailable` or `StoreRefused`."""
-        with _translated():
+        with translated():
             self._client.ping()
 
 
@@ -158,30 +156,10 @@ def open_cache(url: str, *, timeout_seconds: float = 10, at_once: bool = True) -
         client.close()
 
 
-def _hashed(user_id: str) -> str:
-    return hashlib.sha256(user_id.encode()).hexdigest()
-
-
 def _keys(user_id: str) -> list[str]:
-    user = _hashed(user_id)
+    user = hashed(user_id)
     return [EPOCH_KEY, VERSION_KEY.format(user=user), ANSWERS_KEY.format(user=user)]
 
 
 def _field(scope: str, field: str) -> str:
     return f"{scope}\n{field}"
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except redis.RedisError as error:
-        raise _in_our_words(error) from None
-
-
-def _in_our_words(error: redis.RedisError) -> PersonaError:
-    if isinstance(error, redis.AuthenticationError | redis.exceptions.AuthorizationError):
-        return StoreRefused("redis refused the credentials", hint="Check REDIS_URL.")
-    if isinstance(error, redis.ConnectionError | redis.TimeoutError):
-        return StoreUnavailable("redis", str(error))
-    return StoreRefused(f"redis refused: {error}", hint="Check the server's memory, its disk and whether it is a replica.")

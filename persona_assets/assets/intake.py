@@ -44,7 +44,10 @@ def catalogs(context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipel
 def raw_conversations(
     context: dg.AssetExecutionContext, config: DrainConfig, pipeline: dg.ResourceParam[Pipeline]
 ) -> dg.MaterializeResult[None]:
-    """Messages and events as they were accepted: the truth. Each settled drop is claimed, judged, and written or held."""
+    """Messages and events as they were accepted: the truth.
+
+    Each settled drop, and what came in over HTTP, is claimed, judged, and written or held.
+    """
     outcome = drops.take_in_all(pipeline, run_id=context.run.run_id, drops=config.drops, reapply=config.reapply)
     context.log_event(drop_folder_seen(outcome.folder_state))
     counts = [entry.counts for entry in outcome.entries]

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -30,7 +30,9 @@ from persona.schemas import (
     Vector,
 )
 from persona.settings import Settings
+from persona.stores.documents.idempotency import Said
 from persona.stores.documents.ledger import Entry
+from persona.stores.live import Live
 from serving.app import create_app
 from serving.stores import StoreOpeners
 
@@ -123,6 +125,33 @@ class FakeGraph(FakeStore):
 
 
 @dataclass
+class FakeLive:
+    """Redis' part for what came in."""
+
+    cache: "FakeCache"
+    records: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def put(self, records: Sequence[Mapping[str, Any]], *, drop: str) -> None:
+        self.cache.evict([record["user_id"] for record in records])
+        for record in records:
+            self.records.setdefault(record["user_id"], {})[record["_id"]] = record
+
+    def of(self, user_id: str) -> Live:
+        self.cache.answer()
+        return Live(list(self.records.get(user_id, {}).values()))
+
+    def is_whole(self) -> bool:
+        self.cache.answer()
+        return True
+
+    def set_whole(self) -> None:
+        self.cache.answer()
+
+    def applied(self, drops: Collection[str]) -> None:
+        self.cache.answer()
+
+
+@dataclass
 class FakeCache(FakeStore):
     kept: dict[tuple[str, str, str], bytes] = field(default_factory=dict)
     versions: dict[str, int] = field(default_factory=dict)
@@ -132,6 +161,7 @@ class FakeCache(FakeStore):
 
     def __post_init__(self) -> None:
         super().__init__("redis")
+        self.live = FakeLive(self)
 
     def read(self, user_id: str, scope: str, field: str) -> tuple[bytes | None, str]:
         self.answer()
@@ -164,6 +194,12 @@ class FakeLedger:
     def get(self, entries: Sequence[str]) -> list[Entry]:
         return []
 
+    def claimed(self) -> list[Entry]:
+        return []
+
+    def pending(self, sink: str, *, upstream: Sequence[str]) -> list[Entry]:
+        return []
+
 
 class FakeDocuments(FakeStore):
     """Its parts are itself: MongoDB is up or down as a whole."""
@@ -179,7 +215,11 @@ class FakeDocuments(FakeStore):
         self.gone: dict[str, set[tuple[str | None, str]]] = {}
         self.classifier: tuple[str, str, dict[str, NDArray[Any]]] | None = None
         """Version, fingerprint of the encoder, arrays."""
-        self.records = self.catalog = self.generations = self.embeddings = self
+        self.records = self.catalog = self.generations = self.embeddings = self.conversations = self
+        self.tombstones = self.idempotency = self
+        self.erased: dict[str, datetime] = {}
+        self.said: dict[str, Said] = {}
+        self.history: list[dict[str, Any]] = []
         self.ledger = FakeLedger()
         self.classifiers = FakeClassifiers(self)
 
@@ -190,6 +230,30 @@ class FakeDocuments(FakeStore):
     def newest_timestamp(self) -> datetime | None:
         self.answer()
         return NEWEST
+
+    def history_of(self, user_id: str) -> list[dict[str, Any]]:
+        self.answer()
+        return [record for record in self.history if record["user_id"] == user_id]
+
+    def times(self, users: Sequence[str]) -> dict[str, datetime]:
+        self.answer()
+        return {user: at for user, at in self.erased.items() if user in users}
+
+    def first(self, key: str, digest: str, *, at: datetime) -> Said:
+        self.answer()
+        return self.said.setdefault(key, Said(digest, at))
+
+    def labels(self, hashes: set[str]) -> dict[str, str]:
+        self.answer()
+        return {}
+
+    def mentions(self, hashes: set[str]) -> dict[str, tuple[str, ...]]:
+        self.answer()
+        return {}
+
+    def openings(self, users: Sequence[str]) -> dict[str, tuple[str, Vector]]:
+        self.answer()
+        return {}
 
     def count(self) -> int:
         self.answer()

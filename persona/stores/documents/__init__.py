@@ -19,6 +19,7 @@ from persona.stores.documents.conversations import Conversations
 from persona.stores.documents.embeddings import Embeddings
 from persona.stores.documents.erasures import Erasures
 from persona.stores.documents.generations import Generations
+from persona.stores.documents.idempotency import IdempotencyKeys
 from persona.stores.documents.leases import Leases
 from persona.stores.documents.ledger import Ledger
 from persona.stores.documents.quarantine import Quarantine
@@ -50,6 +51,7 @@ class Documents:
     backups: Backups
     tombstones: Tombstones
     erasures: Erasures
+    idempotency: IdempotencyKeys
 
     @contextmanager
     def session(self) -> Iterator[ClientSession]:
@@ -96,6 +98,7 @@ def open_documents(url: str, database: str, *, timeout_seconds: float) -> Iterat
             documents.quarantine.ensure_indexes()
             documents.relations.ensure_indexes()
             documents.conversations.ensure_indexes()
+            documents.idempotency.ensure_indexes()
         yield documents
     finally:
         client.close()
@@ -122,4 +125,5 @@ def documents_in(client: MongoClient[dict[str, Any]], database: str) -> Document
         backups=Backups(db),
         tombstones=Tombstones(db),
         erasures=Erasures(db),
+        idempotency=IdempotencyKeys(db),
     )

@@ -85,7 +85,7 @@ class Entry:
     released: bool = False
     """Whether a person let in what validates of it, whatever does not."""
     aliases: tuple[str, ...] = ()
-    """SHA-256 of what its content became when people in it were erased."""
+    """SHA-256 of what it was gathered from, and of what its content became when people in it were erased."""
 
 
 @translated
@@ -170,6 +170,18 @@ class Ledger:
             if index not in (entered.upserted_ids or {})
         ]
         return entered.upserted_count + (self._entries.bulk_write(renamed).modified_count if renamed else 0)
+
+    def claim_gathered(self, entry: str, parts: Sequence[str], *, name: str, size: int, run_id: str) -> int:
+        """Enter a drop that several requests make up, known by the hash of each too; return 1 where it is new, else 0."""
+        entered = self._entries.update_one(
+            {"_id": entry},
+            {
+                "$setOnInsert": _claimed(name, size, run_id, datetime.now(UTC)),
+                "$addToSet": {"aliases": {"$each": [part for part in parts if part != entry]}},
+            },
+            upsert=True,
+        )
+        return int(entered.upserted_id is not None)
 
     def claimed(self) -> list[Entry]:
         """Drops that wait to be judged and written, oldest first; those that were claimed together by name."""
@@ -276,6 +288,12 @@ class Ledger:
         found = self._entries.find({"aliases": {"$in": list(hashes)}}, {"aliases": 1})
         wanted = set(hashes)
         return {alias: entry["_id"] for entry in found for alias in entry["aliases"] if alias in wanted}
+
+    def entries_of(self, hashes: Sequence[str]) -> dict[str, str]:
+        """Of these hashes those that are known, as an entry's id or alias, each with the entry."""
+        wanted = list(hashes)
+        found = {entry["_id"] for entry in self._entries.find({"_id": {"$in": wanted}}, {"_id": 1})}
+        return {**self.known_as(wanted), **{entry: entry for entry in found}}
 
     def recount(self, entry: str, counts: Counts, *, what: str, run_id: str) -> None:
         """Replace the drop's counts, with a line of its history that says why."""

@@ -62,6 +62,7 @@ HISTORY: dict[str, Any] = {
     "user_id": 1, "timestamp": 1, "text_hash": 1, "conversation_id": 1, "event": 1, "campaign_id": 1, "intent": 1,
     "characters": CHARACTERS,
 }  # fmt: skip
+LIVE: dict[str, Any] = HISTORY | {"channel": 1, "value": 1}
 FACT = {
     "user_id": 1, "timestamp": 1, "text_hash": 1, "drop": 1, "event": 1, "campaign_id": 1, "intent": 1, "channel": 1, "value": 1,
 }  # fmt: skip
@@ -245,6 +246,10 @@ class Records:
     def histories(self, users: Sequence[str]) -> Iterator[dict[str, Any]]:
         """All records of these users (fields of `HISTORY`), by user, then time, then id."""
         yield from self._records.find({"user_id": {"$in": list(users)}}, HISTORY, batch_size=10_000).sort(BY_USER_AND_TIME)
+
+    def history_of(self, user_id: str) -> list[dict[str, Any]]:
+        """All records of this person (fields of `LIVE`: all that counts for an answer), by time then id, as of one moment."""
+        return list(self._records.find({"user_id": user_id}, LIVE, batch_size=10_000).sort(BY_USER_AND_TIME))
 
     def messages_of(self, users: Sequence[str], *, characters: int) -> Iterator[dict[str, Any]]:
         """The records of these users that have a text (fields of `SAID`, and how each begins), in the order of `histories`."""
