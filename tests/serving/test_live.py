@@ -30,7 +30,7 @@ STAGES = ("embeddings", "intents", "milvus_collection", "neo4j_graph", "engageme
 NEW = "someone/new"
 LATER = START + 4 * 86_400
 CAME_IN = [
-    {"user_id": "u_1", "event": "conversion", "campaign_id": "c_3", "channel": "email", "timestamp": LATER},
+    {"user_id": "u_1", "event": "conversion", "campaign_id": "c_0", "channel": "email", "timestamp": LATER},
     {"user_id": "u_1", "message": "please travel 3, offer c 2?", "channel": "chat", "timestamp": LATER + 10},
     {"user_id": "u_1", "message": "about billing 99, the new one", "channel": "chat", "timestamp": LATER + 20},
 ]
@@ -106,9 +106,9 @@ def test_it_counts_at_once_in_every_worker_and_the_pipeline_takes_over_without_a
     one, other = workers
     live = world.pipeline.cache.live
     before = [ranked(client, "u_1") for client in workers]
-    assert "c_3" in dict(before[0]) and before[0] == before[1]
+    assert "c_0" in dict(before[0]) and before[0] == before[1]
     taken = post(one, CAME_IN)
-    assert [("c_3" in dict(ranked(client, "u_1"))) for client in (other, one)] == [False, False]
+    assert [("c_0" in dict(ranked(client, "u_1"))) for client in (other, one)] == [False, False]
     eventually(lambda: len(live.of("u_1").learned.texts) == 2 and bool(live.of("u_1").learned.openings), within=60)
     at_once = ranked(one, "u_1")
     assert same(ranked(other, "u_1"), at_once) and at_once != before[0]
@@ -132,7 +132,7 @@ def test_what_redis_has_lost_is_put_back_from_the_drops(world: World, workers: l
     live.clear()
     eventually(lambda: live.has("u_1") and live.has("u_2"), within=60)
     world.pipeline.cache.evict(["u_1", "u_2"])
-    assert all("c_3" not in dict(ranked(client, user)) for client in workers for user in ("u_1", "u_2"))
+    assert all("c_0" not in dict(ranked(client, user)) for client in workers for user in ("u_1", "u_2"))
     world.drain()
     assert not live.has("u_1") and live.has("u_2")
 
