@@ -74,9 +74,10 @@ def plain(context: Context) -> Any:
 
 @pytest.mark.parametrize(("end", "begin"), [(0, 0), (7, 7), (25, 20), (len(RECORDS) - 1, len(RECORDS) - 1), (len(RECORDS), 3)])
 def test_the_context_is_that_of_all_records(end: int, begin: int) -> None:
-    whole = plain(context_now(NOBODY, truth(RECORDS), live(RECORDS[-1:]), FINDER, at=NOW))
-    assert whole[0] and whole[1] and whole[2] and whole[3] and whole[4]
-    assert plain(context_now(NOBODY, truth(RECORDS[:end]), live(RECORDS[begin:]), FINDER, at=NOW)) == whole
+    whole = plain(context_now(NOBODY, truth(RECORDS), live(RECORDS), FINDER, at=NOW))
+    assert all(whole)
+    stored = context_now(NOBODY, truth(RECORDS[:end]), live(RECORDS[:end]), FINDER, at=NOW)
+    assert plain(context_now(stored, truth(RECORDS[:end]), live(RECORDS[begin:]), FINDER, at=NOW)) == whole
 
 
 def test_events_alone_leave_what_the_stores_say_of_words() -> None:
