@@ -97,13 +97,14 @@ class Overlay:
             log.info("what came in is shared", drops=len(filled), records=sum(filled.values()))
 
     def _put_copy(self, drop: str, copy: Path, now: datetime) -> int:
-        count = 0
-        for records in chunks(list(live_records(copy, f"{drop}.jsonl", now=now)), PUT_AT_ONCE):
-            erased = self._documents.call(lambda documents, records=records: _erased(documents, records))  # type: ignore[misc]
-            welcome = _welcome(records, erased)
-            self._cache.call(lambda cache, welcome=welcome: cache.live.put(welcome, drop=drop))  # type: ignore[misc]
-            count += len(welcome)
-        return count
+        records = list(live_records(copy, f"{drop}.jsonl", now=now))
+        return sum(self._put_again(part, drop) for part in chunks(records, PUT_AT_ONCE))
+
+    def _put_again(self, records: Sequence[Record], drop: str) -> int:
+        erased = self._documents.call(lambda documents: _erased(documents, records))
+        welcome = _welcome(records, erased)
+        self._cache.call(lambda cache: cache.live.put(welcome, drop=drop))
+        return len(welcome)
 
 
 class _Held:

@@ -7,9 +7,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from persona.errors import InvalidInput, Malformed
 from persona.intake.parse import DropFault, RawRecord, raw_records, records_in
-from persona.intake.records import to_document
+from persona.intake.records import fields_of, to_document
 from persona.schemas import Reason
 from persona.stores.documents.quarantine import Rejected
 
@@ -91,18 +93,19 @@ def _cut(body: bytes) -> Iterator[RawRecord]:
         raise Malformed(fault.detail) from None
 
 
-def _defaults(at: datetime, ids_from: str, index: int) -> bytes:
-    time = f'"timestamp":"{at.isoformat(timespec="milliseconds")}"'
+def _defaults(at: datetime, ids_from: str, index: int) -> dict[str, str]:
+    time = {"timestamp": at.isoformat(timespec="milliseconds")}
     if not ids_from:
-        return time.encode()
+        return time
     name = hashlib.blake2b(f"{ids_from}\x00{index}".encode(), digest_size=16).hexdigest()
-    return f'"message_id":"m_{name}",{time}'.encode()
+    return {"message_id": f"m_{name}", **time}
 
 
-def _with_defaults(raw: RawRecord, defaults: bytes) -> RawRecord:
-    """The record with these fields where it has none of that name: of two of one name the last counts."""
-    if not raw.raw.startswith(b"{") or raw.oversized:
+def _with_defaults(raw: RawRecord, defaults: dict[str, str]) -> RawRecord:
+    """The record with those of the fields that it lacks; where it lacks none, as it came: the same bytes are the same drop."""
+    fields = None if raw.oversized else fields_of(raw.raw)
+    if fields is None or not (lacking := {name: value for name, value in defaults.items() if name not in fields}):
         return raw
-    rest = raw.raw[1:].lstrip()
-    with_them = b"{" + defaults + (b"" if rest.startswith(b"}") else b",") + rest
-    return RawRecord(raw.line, raw.offset, with_them, len(with_them))
+    added = orjson.dumps(lacking)[:-1] + (b"," if fields else b"")
+    line = added + raw.raw[1:]
+    return RawRecord(raw.line, raw.offset, line, len(line))

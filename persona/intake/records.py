@@ -107,17 +107,23 @@ def to_document(raw: RawRecord, *, drop: str, now: datetime) -> dict[str, Any] |
         return Rejected(line=raw.line, offset=raw.offset, reason=refusal.reason, detail=refusal.detail, raw=raw.raw)
 
 
+def fields_of(raw: bytes) -> dict[str, Any] | None:
+    """The fields of a line, as they came; None where it is no JSON object."""
+    try:
+        fields = _parsed(raw)
+    except _Refusal:
+        return None
+    return fields if isinstance(fields, dict) else None
+
+
 def whose(raw: bytes) -> set[str]:
     """The ids of those whose record this line may be: its `user_id`; of one that is no JSON object, what in it looks like an id.
 
     That is whatever stands behind `"user_id":`, and every other of `names_in` it but what stands in lines of everybody: names of
     fields and events, and what is shorter than four characters.
     """
-    try:
-        fields = _parsed(raw)
-    except _Refusal:
-        fields = None
-    if not isinstance(fields, dict):
+    fields = fields_of(raw)
+    if fields is None:
         named = {_unescaped(text).strip() if text else digits.decode() for text, digits in NAMED_USER.findall(raw)}
         return named | {name for name in _strings_in(raw) - COMMON_WORDS if len(name) >= SHORTEST_ID}
     user_id = _integer_as_text(fields.get("user_id"))

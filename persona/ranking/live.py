@@ -36,9 +36,8 @@ class Missing:
 
 def merged(stored: Sequence[Record], came_in: Iterable[Record]) -> list[Record]:
     """All records of a person, by time then id, each once: of one that is stored the stored one."""
-    known = {record["_id"] for record in stored}
-    new = [record for record in came_in if record["_id"] not in known]
-    return sorted([*stored, *new], key=lambda record: (record["timestamp"], record["_id"]))
+    each = {record["_id"]: record for record in (*came_in, *stored)}
+    return sorted(each.values(), key=lambda record: (record["timestamp"], record["_id"]))
 
 
 def newest(records: Iterable[Record], at: datetime | None) -> datetime | None:

@@ -84,13 +84,13 @@ class LiveRecords:
         self._learn = client.register_script(LEARN)
 
     def put(self, records: Sequence[Mapping[str, Any]], *, drop: str) -> None:
-        """Let these records of a drop count from now on, and drop the answers of those whose they are."""
+        """Let these records of a drop count from now on, the first of an id, and drop the answers of those whose they are."""
         users = {record["user_id"]: hashed(record["user_id"]) for record in records}
         with translated():
             putting = self._client.pipeline(transaction=True)
             for record in records:
                 content = orjson.dumps({**record, "drop": drop}, option=orjson.OPT_UTC_Z)
-                putting.hset(RECORDS_KEY.format(user=users[record["user_id"]]), record["_id"], content)
+                putting.hsetnx(RECORDS_KEY.format(user=users[record["user_id"]]), record["_id"], content)
             for user in users.values():
                 putting.expire(RECORDS_KEY.format(user=user), LIVE_SECONDS)
             if users:
@@ -181,7 +181,7 @@ class LiveRecords:
         removing.execute()
 
 
-def _record(content: bytes) -> dict[str, Any]:
+def _record(content: bytes | str) -> dict[str, Any]:
     record: dict[str, Any] = orjson.loads(content)
     return {**record, "timestamp": datetime.fromisoformat(record["timestamp"])}
 

@@ -12,6 +12,7 @@ import dagster as dg
 import psutil
 import pytest
 
+from persona.intake import inbox
 from persona.stores.warehouse import open_warehouse
 from persona_assets import automation, runs
 from persona_assets.automation import drops_sensor, ranking_sensor
@@ -58,6 +59,15 @@ def test_a_settled_file_asks_until_it_is_applied(world: World) -> None:
     assert ask(world) == "run"
     world.succeed()
     assert ask(world) == "Everything is applied."
+
+
+def test_what_came_in_over_http_asks_at_once_and_leaves_the_inbox(world: World) -> None:
+    line = json.dumps(said("u_1", "hello")).encode() + b"\n"
+    inbox.keep(line, world.settings.inbox)
+    assert ask(world) == "run"
+    world.succeed()
+    assert ask(world) == "Everything is applied."
+    assert inbox.arrivals_in(world.settings.inbox) == []
 
 
 def test_a_file_that_is_still_written_is_left_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -189,6 +189,10 @@ class Evictions:
 
     def __init__(self) -> None:
         self.users: list[list[str]] = []
+        self.live = self
+
+    def applied(self, drops: Iterable[str]) -> None:
+        assert self.users == [] and list(drops)
 
     def evict(self, users: Sequence[str]) -> None:
         self.users.append(list(users))

@@ -60,12 +60,13 @@ def test_a_drop_that_is_applied_takes_its_records_and_no_others(cache: Cache) ->
     assert not cache.live.has("u")
 
 
-def test_a_record_that_came_again_stays_until_its_later_drop_is_applied(cache: Cache) -> None:
-    for drop in ("d", "e"):
-        cache.live.put([record("u", 1)], drop=drop)
-    cache.live.applied(["d"])
-    assert ids(cache, "u") == ["m_1"]
+def test_the_first_of_an_id_counts_and_goes_with_its_drop(cache: Cache) -> None:
+    for drop, event in (("d", "click"), ("e", "dismiss")):
+        cache.live.put([record("u", 1, event=event)], drop=drop)
+    assert [found["event"] for found in cache.live.of("u").records] == ["click"]
     cache.live.applied(["e"])
+    assert ids(cache, "u") == ["m_1"]
+    cache.live.applied(["d"])
     assert ids(cache, "u") == []
 
 

@@ -15,10 +15,12 @@ from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 from pymongo.database import Database
 
+from persona.stores._chunks import chunks
 from persona.stores.documents._errors import translated
 
 Kind = Literal["drop", "catalog"]
 HEX = "0123456789abcdef"
+HASHES_AT_ONCE = 5_000
 INDEXES = [
     IndexModel([("pending", ASCENDING)], name="by_pending_sink", sparse=True),
     IndexModel([("state", ASCENDING), ("claimed_at", ASCENDING)], name="by_state"),
@@ -291,9 +293,11 @@ class Ledger:
 
     def entries_of(self, hashes: Sequence[str]) -> dict[str, str]:
         """Of these hashes those that are known, as an entry's id or alias, each with the entry."""
-        wanted = list(hashes)
-        found = {entry["_id"] for entry in self._entries.find({"_id": {"$in": wanted}}, {"_id": 1})}
-        return {**self.known_as(wanted), **{entry: entry for entry in found}}
+        found: dict[str, str] = {}
+        for part in chunks(hashes, HASHES_AT_ONCE):
+            ids = {entry["_id"]: entry["_id"] for entry in self._entries.find({"_id": {"$in": part}}, {"_id": 1})}
+            found |= self.known_as(part) | ids
+        return found
 
     def recount(self, entry: str, counts: Counts, *, what: str, run_id: str) -> None:
         """Replace the drop's counts, with a line of its history that says why."""
