@@ -31,6 +31,7 @@ from persona_cli import (
     restore,
     serve,
     stores,
+    warm,
     why,
 )
 
@@ -67,6 +68,7 @@ for command in (
     backup.backup,
     restore.restore,
     serve.serve,
+    warm.warm,
 ):
     app.command()(command)
 

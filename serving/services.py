@@ -16,6 +16,7 @@ from persona.settings import Settings
 from serving.answers import Answers
 from serving.guard import Guard
 from serving.intents import Intents
+from serving.lookups import Lookups
 from serving.snapshots import Snapshots
 from serving.stores import StoreOpeners
 from serving.turns import Turns
@@ -68,7 +69,8 @@ async def open_services(settings: Settings, openers: StoreOpeners) -> AsyncItera
         records,
     )
     audiences = Turns("audiences")
-    answers = Answers(recommender, trail, cache, snapshots, ttl_seconds=settings.redis_ttl_seconds)
+    lookups = Lookups(cache, openers.cache_reader)
+    answers = Answers(recommender, trail, cache, lookups, snapshots, ttl_seconds=settings.redis_ttl_seconds)
     intents = Intents(
         documents, LazyEncoder(settings), threshold=settings.intent_threshold, patience=settings.store_timeout_seconds
     )
@@ -85,6 +87,7 @@ async def open_services(settings: Settings, openers: StoreOpeners) -> AsyncItera
         answers.close()
         intents.close()
         audiences.close()
+        await lookups.close()
         await asyncio.gather(*(guard.close() for guard in guards))
 
 
