@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 
 import orjson
 
-from persona.errors import StoreUnavailable
+from persona.errors import PersonaError, StoreUnavailable
 from persona.ranking.recommender import Degraded, Query, Recommender
 from persona.ranking.tracing import Trail
 from persona.schemas import Answer
@@ -123,10 +123,14 @@ class Answers:
         which is read with it.
         """
         asked = self._snapshots.current or await self._snapshots.catch_up()
-        counted = admission.counted if admission else None
-        found = await self._lookups.look_up(self._question(user_id, wanted, asked, counted))
+        question = self._question(user_id, wanted, asked, admission.counted if admission else None)
+        found = await self._lookups.look_up(question)
         if admission is not None:
-            admission.judge(found.count)
+            try:
+                admission.judge(found.count)
+            except PersonaError:
+                await self._pass_turn(question, found)
+                raise
         current = await self._snapshots.catch_up(epoch_of(found.version))
         if current.snapshot.may_be_outdated:
             found = found._replace(answer=None)
@@ -196,7 +200,7 @@ class Answers:
         return True
 
     async def _pass_turn(self, question: Question, found: Found) -> None:
-        """A degraded answer is not kept: whoever waits for it had better compute one."""
+        """Nothing will be kept, of a degraded answer or for who asks too often: whoever waits for it had better compute one."""
         user_id, scope, field, _ = question
         if found.turn:
             with suppress(StoreUnavailable):
