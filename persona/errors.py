@@ -37,6 +37,16 @@ class Busy(PersonaError):
     exit_code = 4
 
 
+class TooManyRequests(PersonaError):
+    """Whoever asks has asked too often, or tried too many keys; `retry_after` is when to come back, in seconds."""
+
+    code = "too_many_requests"
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message, hint=f"Ask again in {retry_after} s.")
+        self.retry_after = retry_after
+
+
 class StoreUnavailable(PersonaError):
     """A store did not answer within its deadline, or refused the connection."""
 

@@ -7,13 +7,15 @@ when it picked its ports.
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import make_url
 
 from persona.errors import NotStarted
+from persona.keys import ApiKey, parse_keys
 
 StoreName = Literal["mongodb", "milvus", "neo4j", "warehouse", "redis"]
 BUNDLED_MODEL = "all-MiniLM-L6-v2"
@@ -54,6 +56,7 @@ class Settings(BaseSettings):
         env_ignore_empty=True,
         populate_by_name=True,
         validate_default=True,
+        hide_input_in_errors=True,  # what does not validate may be a password
     )
 
     home: Path = Field(default=Path("data/var"))
@@ -63,6 +66,10 @@ class Settings(BaseSettings):
     api_host: str = Field(default="127.0.0.1")
     api_port: int = Field(default=8000)
     dagster_port: int = Field(default=3000)
+    api_keys: SecretStr = Field(default=SecretStr(""))
+    rate_limit: str | None = Field(default=None)
+    max_body_bytes: int = Field(default=10 << 20, ge=1)
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(default=())
 
     settle_seconds: float = Field(default=3, ge=0)
     sensor_seconds: int = Field(default=10, ge=1)
@@ -106,11 +113,51 @@ class Settings(BaseSettings):
     def _absolute(cls, path: Path | None) -> Path | None:
         return path.expanduser().absolute() if path else None
 
+    @field_validator("api_keys")
+    @classmethod
+    def _readable_keys(cls, keys: SecretStr) -> SecretStr:
+        parse_keys(keys.get_secret_value())
+        return keys
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _one_rate(cls, rate: str | None) -> str | None:
+        if rate is None:
+            return None
+        from limits import parse_many  # takes a third of a second to import: not for whoever sets no rate
+
+        try:
+            [limit] = parse_many(rate)
+        except ValueError:
+            raise ValueError("one rate is expected, like 10000/minute or 50/second") from None
+        if limit.amount < 1:
+            raise ValueError("a rate that lets nobody in")
+        return rate
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _origins(cls, origins: object) -> object:
+        return tuple(filter(None, map(str.strip, origins.split(",")))) if isinstance(origins, str) else origins
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _as_browsers_send_them(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            parts = urlsplit(origin)
+            if origin != "*" and (not parts.scheme or origin != f"{parts.scheme}://{parts.netloc}" or not parts.netloc):
+                raise ValueError("origins are * or like https://app.example.org: scheme, host, port, and nothing after them")
+        return origins
+
     @model_validator(mode="after")
     def _milvus_from_host(self) -> Self:
         if self.milvus_uri is None and self.milvus_host:
             self.milvus_uri = f"http://{self.milvus_host}:{self.milvus_port}"
         return self
+
+    @property
+    def keys(self) -> tuple[ApiKey, ...]:
+        """Whom the service lets in; without any it listens on loopback only and asks nobody for a key."""
+        return parse_keys(self.api_keys.get_secret_value())
 
     @property
     def addresses_file(self) -> Path:

@@ -21,6 +21,7 @@ from persona_cli import (
     generations,
     ingest,
     intents,
+    keys,
     materialize,
     offpolicy,
     output,
@@ -47,6 +48,7 @@ app = typer.Typer(
 app.add_typer(stores.app, name="stores")
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(generations.app, name="generations")
+app.add_typer(keys.app, name="keys")
 for command in (
     platform.up,
     platform.down,

@@ -55,7 +55,7 @@ def up(
     emit(
         {"dagster": services["dagster"], "api": services["api"], "recommendation": answer},
         f"Dagster  [bold]{services['dagster']}[/]\nAPI      [bold]{services['api']}[/]  (docs: {services['api']}/docs)\n"
-        + _shown(answer),
+        + _shown(answer, services["api"] if settings.keys else None),
     )
 
 
@@ -153,7 +153,9 @@ def _services(settings: Settings, ports: dict[str, int]) -> list[ProcessSpec]:
         "PERSONA_API_PORT": str(ports["api"]),
         "DAGSTER_HOME": str(settings.dagster_home),
         # read by nobody: with other settings the services are others, and are started anew
-        "PERSONA_SETTINGS_DIGEST": hashlib.sha256(f"{settings.model_dump()}{settings.addresses}".encode()).hexdigest()[:16],
+        "PERSONA_SETTINGS_DIGEST": hashlib.sha256(
+            f"{settings.model_dump()}{settings.addresses}{settings.api_keys.get_secret_value()}".encode()
+        ).hexdigest()[:16],
     }
 
     def service(name: str, *argv: str, ready: str | None = None) -> ProcessSpec:
@@ -177,7 +179,10 @@ def _services(settings: Settings, ports: dict[str, int]) -> list[ProcessSpec]:
 
 
 def _first_answer(settings: Settings, pipeline: Pipeline, api: str, step: Steps) -> dict[str, Any] | None:
-    """Wait until what is there has been applied and a generation serves, then ask for someone who spoke; None with nothing to ask for."""
+    """Wait until what is there has been applied and a generation serves, then ask for someone who spoke.
+
+    None with nothing to ask for, and where keys are set, of which only the digests are known here.
+    """
     deadline = time.monotonic() + FIRST_ANSWER_SECONDS
     documents = pipeline.documents
     while time.monotonic() < deadline:
@@ -187,6 +192,8 @@ def _first_answer(settings: Settings, pipeline: Pipeline, api: str, step: Steps)
             return None
         waiting = len(documents.ledger.unseen(files)) + documents.ledger.waiting(DRAINING_ASSETS)
         if not waiting and (documents.generations.in_force_id() or not fit_is_due(pipeline)):
+            if settings.keys:
+                return None
             answer = _asked(api, documents.records.someone() or "somebody new")
             # a service that has just started may not have reached every store yet
             if answer and (not answer["degraded"] or time.monotonic() > deadline - FIRST_ANSWER_SECONDS + WHOLE_ANSWER_SECONDS):
@@ -211,7 +218,9 @@ def _asked(api: str, user_id: str) -> dict[str, Any]:
     return dict(response.json()) if response.status_code == 200 else {}
 
 
-def _shown(answer: dict[str, Any] | None) -> str:
+def _shown(answer: dict[str, Any] | None, api_with_keys: str | None) -> str:
+    if api_with_keys:
+        return f"API keys are set: curl -H 'Authorization: Bearer …' {api_with_keys}/recommendations/u_001"
     if answer is None:
         return "No conversations yet: put a file into the drop folder, or run `persona generate`."
     offers = [f"  {offer['rank']}. {offer['campaign_id']}  {offer['reason']}" for offer in answer["recommendations"]]

@@ -6,17 +6,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Literal
 
 import orjson
 
-from persona.errors import PersonaError, StoreUnavailable
+from persona.errors import StoreUnavailable, TooManyRequests
 from persona.ranking.recommender import Degraded, Query, Recommender
 from persona.ranking.tracing import Trail
 from persona.schemas import Answer
 from persona.stores.cache import Cache, Counted, Found, Question, epoch_of
 from serving.flights import Flights
 from serving.guard import DEADLINE_SECONDS, THREADS, Guard
+from serving.limits import Admission
 from serving.lookups import Lookups
 from serving.snapshots import Current, Snapshots
 
@@ -38,20 +39,6 @@ class Wanted:
     def field(self) -> str:
         """The same for all who want the same."""
         return orjson.dumps([self.query.k, self.query.channel, self.explain]).decode()
-
-
-class Admission(Protocol):
-    """How a question counts against its caller's limit: with the lookup of its answer, or by itself."""
-
-    @property
-    def counted(self) -> Counted | None:
-        """What the lookup counts; None where nothing is limited."""
-
-    def judge(self, count: int) -> None:
-        """Raise where the lookup counted more than are allowed."""
-
-    async def admit(self) -> None:
-        """Count and judge without the lookup, as it failed."""
 
 
 class Answers:
@@ -128,7 +115,7 @@ class Answers:
         if admission is not None:
             try:
                 admission.judge(found.count)
-            except PersonaError:
+            except TooManyRequests:
                 await self._pass_turn(question, found)
                 raise
         current = await self._snapshots.catch_up(epoch_of(found.version))

@@ -6,12 +6,16 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
 
 from persona.settings import Settings
-from serving.middleware import Requests
+from serving.auth import Keys
+from serving.bodies import Bodies
+from serving.middleware import REQUEST_ID, Requests
 from serving.problems import Problem, answer_with_problems
 from serving.routes import audiences, health, intents, people, recommendations
+from serving.scopes import refuse_undeclared, without_keys
 from serving.services import open_services
 from serving.stores import StoreOpeners, openers
 
@@ -38,7 +42,19 @@ def create_app(settings: Settings, *, stores: StoreOpeners | None = None) -> Fas
         lifespan=lifespan,
         redirect_slashes=False,
         redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
     )
+    # from the innermost to the outermost: a browser asks without a key whether it may ask at all
+    app.add_middleware(Bodies, max_bytes=settings.max_body_bytes)
+    app.add_middleware(Keys, keys=settings.keys)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", REQUEST_ID],
+            expose_headers=["Retry-After", REQUEST_ID],
+        )
     app.add_middleware(Requests)
     answer_with_problems(app)
     app.include_router(recommendations.router)
@@ -46,17 +62,20 @@ def create_app(settings: Settings, *, stores: StoreOpeners | None = None) -> Fas
     app.include_router(people.router)
     app.include_router(audiences.router)
     app.include_router(health.router)
-    app.openapi = lambda: _described(app)  # type: ignore[method-assign]
+    refuse_undeclared(app)
+    app.openapi = lambda: _described(app, keys=bool(settings.keys))  # type: ignore[method-assign]
     return app
 
 
-def _described(app: FastAPI) -> dict[str, Any]:
+def _described(app: FastAPI, *, keys: bool) -> dict[str, Any]:
     """The OpenAPI document; problem documents are not returned through the framework, so their schema is added by hand."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         schemas = document["components"]["schemas"]
         problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas |= problem.pop("$defs") | {"Problem": problem}
+        if not keys:
+            without_keys(document)
         app.openapi_schema = document
     return app.openapi_schema
 

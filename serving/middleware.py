@@ -9,6 +9,7 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving.headers import protecting
 from serving.problems import problem
 
 log = structlog.get_logger(__name__)
@@ -39,8 +40,8 @@ class Requests:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers[REQUEST_ID] = request_id
-                headers["X-Content-Type-Options"] = "nosniff"
                 headers.setdefault("Cache-Control", "no-store")
+                headers.raw.extend(protecting(scope))
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
@@ -62,6 +63,8 @@ class Requests:
                     status=status,
                     duration_ms=round((time.perf_counter() - started) * 1000, 2),
                 )
+                if audit := scope["state"].get("audit"):
+                    audit.tell(scope, status)
 
 
 def _readable(scope: Scope) -> bool:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
-from persona.errors import Busy, InvalidInput, LeaseLost, NotFound, PersonaError, StoreUnavailable
+from persona.errors import Busy, InvalidInput, LeaseLost, NotFound, PersonaError, StoreUnavailable, TooManyRequests
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER = {"Retry-After": "1"}
@@ -98,6 +98,9 @@ def answer_with_problems(app: FastAPI) -> None:
                 return problem(request.scope, 503, kind=error.code, detail=error.message, headers=RETRY_AFTER)
             case Busy() | LeaseLost():
                 return problem(request.scope, 503, kind=error.code, detail=error.message, headers=RETRY_AFTER_A_RUN)
+            case TooManyRequests():
+                wait = {"Retry-After": str(error.retry_after)}
+                return problem(request.scope, 429, kind=error.code, detail=error.message, headers=wait)
             case NotFound():
                 return problem(request.scope, 404, kind=error.code, detail=error.message)
             case InvalidInput():

@@ -17,13 +17,13 @@ GRACE_SECONDS = 10
 def serve(settings: Settings, *, host: str | None = None, port: int | None = None) -> None:
     """Serve on `host` and `port` (default: the settings') until SIGINT or SIGTERM; requests under way are finished first.
 
-    Raises `InvalidInput` for a host that others can reach: there are no keys that would keep them out.
+    Raises `InvalidInput` for a host that others can reach, where there are no keys that would keep them out.
     """
     host = host or settings.api_host
-    if not _is_loopback(host):
+    if not settings.keys and not _is_loopback(host):
         raise InvalidInput(
             f"without API keys the service listens on loopback only, and {host} can be reached by others",
-            hint="Use 127.0.0.1, and put what authenticates people in front of it.",
+            hint="`persona keys new` makes one for PERSONA_API_KEYS; or use 127.0.0.1.",
         )
     _log_json(settings.log_level)
     uvicorn.run(

@@ -14,8 +14,10 @@ from persona.ranking.recommender import Recommender, Rules
 from persona.ranking.tracing import Trail
 from persona.settings import Settings
 from serving.answers import Answers
+from serving.audit import Audit
 from serving.guard import Guard
 from serving.intents import Intents
+from serving.limits import Limits
 from serving.lookups import Lookups
 from serving.snapshots import Snapshots
 from serving.stores import StoreOpeners
@@ -38,6 +40,8 @@ class Services:
     audiences: Turns
     """Of those who ask `people` for one."""
     intents: Intents
+    limits: Limits
+    audit: Audit
 
 
 @asynccontextmanager
@@ -79,7 +83,8 @@ async def open_services(settings: Settings, openers: StoreOpeners) -> AsyncItera
         with suppress(TimeoutError):
             async with asyncio.timeout(START_SECONDS):
                 await asyncio.gather(*(guard.attempted.wait() for guard in guards), snapshots.attempted.wait())
-        yield Services(settings, guards, snapshots, answers, people, audiences, intents)
+        limits = Limits(settings.rate_limit, cache)
+        yield Services(settings, guards, snapshots, answers, people, audiences, intents, limits, Audit(settings.home))
     finally:
         for keeper in keepers:
             keeper.cancel()

@@ -1,4 +1,4 @@
-"""Answers that may be served again for a while, in Redis. What an answer is and how long it holds is decided elsewhere.
+"""Answers that may be served again for a while, and counters, in Redis. What they are and how long they hold is decided elsewhere.
 
 Each person has one hash of answers and one version. An answer computed before an eviction is never stored after it: the version
 is read first, and a script stores the answer only while the version is still the same. Whoever finds no answer is told in the same
@@ -23,9 +23,9 @@ from persona.stores._chunks import chunks
 EPOCH_KEY = "persona:cache:epoch"
 VERSION_KEY = "persona:version:{user}"
 ANSWERS_KEY = "persona:answers:{user}"
+COUNT_KEY = "persona:count:{bucket}"
 ANSWERS_PATTERN = "persona:answers:*"
 COMPUTING_KEY = "persona:computing:{user}:{field}"
-COUNT_KEY = "persona:count:{bucket}"
 
 # For each question: count, then the version, the answer, and where there is none whose turn it is to compute it. A version that is
 # missing (never made, expired, or dropped by a server short of memory) is made anew, so that no two answers are ever computed under
@@ -71,6 +71,13 @@ if left < 0 or tonumber(ARGV[4]) < left then redis.call('PEXPIRE', KEYS[3], ARGV
 return 1
 """
 
+# Counted and given its end in one step: a counter that no window ends would shut a caller out for good.
+COUNT = """
+local count = redis.call('INCR', KEYS[1])
+if count == 1 then redis.call('EXPIRE', KEYS[1], ARGV[1]) end
+return count
+"""
+
 VERSION_SECONDS = 3_600
 COMPUTING_SECONDS = 1.0
 """For how long others leave an answer to who took their turn and may have died since: longer than an answer takes."""
@@ -113,6 +120,7 @@ class Cache:
         self._client = client
         self._read = client.register_script(READ)
         self._write_if_unchanged = client.register_script(WRITE_IF_UNCHANGED)
+        self._count = client.register_script(COUNT)
 
     def read(self, user_id: str, scope: str, field: str) -> tuple[bytes | None, str]:
         """The answer to the canonical query `field` under `scope` (generation and catalog version), and the person's version.
@@ -163,6 +171,11 @@ class Cache:
         """Let everyone who reads from now on know that something has changed that answers rest on: the epoch is another."""
         with translated():
             self._client.set(EPOCH_KEY, secrets.token_hex(8))
+
+    def count(self, bucket: str, seconds: int) -> int:
+        """Count one more in `bucket`, which ends `seconds` after the first; how many that makes."""
+        with translated():
+            return int(self._count(keys=[COUNT_KEY.format(bucket=bucket)], args=[seconds]))
 
     def keeps(self, user_id: str) -> bool:
         """Whether an answer for this person is kept."""

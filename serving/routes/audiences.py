@@ -10,9 +10,10 @@ from persona.ranking import people, recommender
 from persona.schemas import Audience, Id, SimilarPeople
 from serving.problems import problems
 from serving.routes.ids import asked_campaign, asked_user
+from serving.scopes import REFUSALS, needs
 from serving.services import ServicesDep
 
-router = APIRouter(tags=["audiences"])
+router = APIRouter(tags=["audiences"], dependencies=[needs("admin")], responses=REFUSALS)
 
 HowMany = Annotated[int, Query(ge=1, le=people.MOST, description="How many people at most.")]
 SIMILAR_EXAMPLE = {"user_id": "u_001", "similar": [{"user_id": "u_017", "rank": 1, "similarity": 0.87}]}

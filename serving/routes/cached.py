@@ -12,13 +12,18 @@ from starlette.types import Scope
 
 from persona.schemas import Id
 from serving.answers import Wanted
+from serving.auth import Caller
+from serving.limits import Admission
 from serving.routes.ids import SEE_QUERY
 from serving.routes.queries import RecommendationQuery
+from serving.services import Services
 
 QUERIES = 1_000
 """Ways of asking that are remembered: clients ask for the same in the same words."""
 FOR_THE_FRAMEWORK = ("exclude", "user_id")
 """An answer without some campaigns is not kept; a person in the query is meant by a path that does not say who."""
+NEEDED = "read"
+"""The scope of whoever may ask; the framework tells the others."""
 A_PERSON = TypeAdapter(Id)
 
 
@@ -31,9 +36,11 @@ class CachedRoute(APIRoute):
 
         async def handle(request: Request) -> Response:
             user_id, wanted = person_in(request.scope), wanted_in(request.scope["query_string"])
-            if user_id is None or wanted is None:
+            caller: Caller = request.scope["state"]["caller"]
+            if user_id is None or wanted is None or NEEDED not in caller.scopes:
                 return await by_the_framework(request)
-            answer = await request.app.state.services.answers.for_user(user_id, wanted)
+            services: Services = request.app.state.services
+            answer = await services.answers.for_user(user_id, wanted, Admission(services.limits, caller))
             return Response(answer, media_type="application/json")
 
         return handle

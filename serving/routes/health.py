@@ -11,6 +11,7 @@ from persona.errors import StoreUnavailable
 from persona.settings import StoreName
 from serving.guard import StoreHealth
 from serving.problems import problems
+from serving.scopes import REFUSALS, needs
 from serving.services import ServicesDep
 
 router = APIRouter(tags=["health"])
@@ -36,7 +37,8 @@ class Alive(BaseModel):
 @router.get(
     "/health",
     summary="The service and each of its stores",
-    responses={503: {"description": "Down: nothing can be answered.", "model": Health}},
+    dependencies=[needs("read")],
+    responses={503: {"description": "Down: nothing can be answered.", "model": Health}, **REFUSALS},
 )
 async def health(services: ServicesDep, response: Response) -> Health:
     """Asks every store, and answers within two seconds whether they do or not."""

@@ -7,9 +7,10 @@ from fastapi import APIRouter, Response
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 
 from serving.problems import problems
+from serving.scopes import REFUSALS, needs
 from serving.services import ServicesDep
 
-router = APIRouter(tags=["intents"])
+router = APIRouter(tags=["intents"], dependencies=[needs("read")], responses=REFUSALS)
 
 CHARACTERS = 100_000
 """Of all texts of a question together: what is encoded in seconds."""
@@ -58,7 +59,7 @@ class IntentsQuestion(BaseModel):
     "/intents",
     summary="Which intents texts show, or none of these",
     response_model=IntentsAnswer,
-    responses={200: {"content": {"application/json": {"example": {**ONE, "texts": [ONE]}}}}, **problems(400, 422, 503)},
+    responses={200: {"content": {"application/json": {"example": {**ONE, "texts": [ONE]}}}}, **problems(400, 413, 415, 422, 503)},
 )
 async def intents(question: IntentsQuestion, services: ServicesDep) -> Response:
     """By the classifier that labels people's messages: learned from the catalog's examples and from given intents, calibrated.

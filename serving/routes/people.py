@@ -12,9 +12,10 @@ from persona.settings import Settings
 from persona.stores.opening import open_stores
 from serving.problems import problems
 from serving.routes.ids import asked_user
+from serving.scopes import REFUSALS, needs
 from serving.services import ServicesDep
 
-router = APIRouter(tags=["people"])
+router = APIRouter(tags=["people"], dependencies=[needs("admin")], responses=REFUSALS)
 
 LEASE_WAIT_SECONDS = 30.0
 """How long an erasure waits for a run that is writing before it tells the client to come back."""

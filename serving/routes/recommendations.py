@@ -10,9 +10,10 @@ from serving.problems import problems
 from serving.routes.cached import CachedRoute
 from serving.routes.ids import asked_user
 from serving.routes.queries import RecommendationQuery, WhyQuery
+from serving.scopes import REFUSALS, needs
 from serving.services import ServicesDep
 
-router = APIRouter(tags=["recommendations"])
+router = APIRouter(tags=["recommendations"], dependencies=[needs("read")], responses=REFUSALS)
 cached = APIRouter(route_class=CachedRoute)
 
 EXAMPLE = {

@@ -3,10 +3,12 @@
 import asyncio
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -133,6 +135,7 @@ class FakeCache(FakeStore):
     passed: list[str] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
     """How many questions each had."""
+    counted: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         super().__init__("redis")
@@ -145,9 +148,10 @@ class FakeCache(FakeStore):
         return [self.found(question) for question in questions]
 
     def found(self, question: Question) -> Found:
-        user_id, scope, field, _ = question
+        user_id, scope, field, counted = question
         answer = self.kept.get((user_id, scope, field))
-        return Found(answer, self.version(user_id), answer is None and user_id not in self.at_it, 0)
+        count = self.count(*counted) if counted else 0
+        return Found(answer, self.version(user_id), answer is None and user_id not in self.at_it, count)
 
     def pass_turn(self, user_id: str, scope: str, field: str) -> None:
         self.answer()
@@ -164,6 +168,11 @@ class FakeCache(FakeStore):
         self.ttls.append(ttl)
         self.kept[user_id, scope, field] = payload
         return True
+
+    def count(self, bucket: str, seconds: int) -> int:
+        self.answer()
+        self.counted[bucket] += 1
+        return self.counted[bucket]
 
     def version(self, user_id: str) -> str:
         return f"{self.epoch}:{self.versions.get(user_id, 0)}"
@@ -314,9 +323,15 @@ def fakes() -> Iterator[Fakes]:
 
 
 @pytest.fixture
-def client(fakes: Fakes) -> Iterator[TestClient]:
+def settings(tmp_path: Path) -> Settings:
+    """Those of a service in a home of its own, where it may write."""
+    return SETTINGS.model_copy(update={"home": tmp_path})
+
+
+@pytest.fixture
+def client(fakes: Fakes, settings: Settings) -> Iterator[TestClient]:
     """The running service over `fakes`."""
-    with TestClient(create_app(SETTINGS, stores=fakes.openers())) as running:
+    with TestClient(create_app(settings, stores=fakes.openers())) as running:
         yield running
 
 

@@ -6,10 +6,11 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 import pytest
 from fastapi.testclient import TestClient
 
+from persona.settings import Settings
 from serving import guard
 from serving.app import create_app
 from serving.turns import IN_LINE
-from tests.serving.conftest import SETTINGS, Fakes
+from tests.serving.conftest import Fakes
 
 
 def test_an_audience_agrees_with_each_members_own_answer(client: TestClient) -> None:
@@ -84,11 +85,11 @@ def test_who_waits_for_an_audience_keeps_nobody_from_an_answer(
 
 
 def test_a_campaign_that_takes_long_to_look_up_does_not_cost_others_the_store(
-    fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+    fakes: Fakes, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = threading.Event()
     monkeypatch.setattr(fakes.neo4j, "interested_in", lambda campaign_id, *, limit: slow.wait(60) and [])
-    impatient = SETTINGS.model_copy(update={"store_timeout_seconds": 0.01})
+    impatient = settings.model_copy(update={"store_timeout_seconds": 0.01})
     with TestClient(create_app(impatient, stores=fakes.openers())) as client:
         for _ in range(guard.FAILURES_TO_OPEN + 1):
             assert client.get("/campaigns/c_2/audience").json()["degraded"] == ["neo4j"]

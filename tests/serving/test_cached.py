@@ -10,10 +10,11 @@ import pytest
 from fastapi.testclient import TestClient
 
 from persona.errors import StoreUnavailable
+from serving.app import create_app
 from serving.batches import Batches
 from serving.flights import Flights
 from serving.routes.cached import wanted_in
-from tests.serving.conftest import Fakes
+from tests.serving.conftest import SETTINGS, Fakes
 
 # -- batches and flights ----------------------------------------------------------------------------------------------
 
@@ -233,3 +234,19 @@ def test_whose_turn_ends_in_a_degraded_answer_passes_it_on(client: TestClient, f
     fakes.milvus.down = True
     assert client.get("/recommendations/u_1").json()["degraded"] == ["milvus"]
     assert fakes.redis.passed == ["u_1"]
+
+
+# -- limits -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_question_counts_once_kept_or_not_and_too_many_are_refused_though_the_answer_is_kept(fakes: Fakes) -> None:
+    settings = SETTINGS.model_copy(update={"rate_limit": "3/hour"})
+    with TestClient(create_app(settings, stores=fakes.openers())) as client:
+        asked = [client.get("/recommendations/u_1") for _ in range(4)]
+        assert [response.status_code for response in asked] == [200, 200, 200, 429]
+        assert sum(fakes.redis.counted.values()) == 4
+        assert client.get("/recommendations/u_2").status_code == 429
+        assert fakes.redis.passed == ["u_2"], "whoever may ask would wait for an answer that nobody computes"
+        fakes.redis.down = True
+        asked = [client.get("/recommendations/u_1") for _ in range(4)]
+        assert [response.status_code for response in asked] == [200, 200, 200, 429]

@@ -148,3 +148,12 @@ def test_an_announcement_moves_the_epoch_that_everyone_reads_and_keeps_what_is_k
     assert not cache.write("v", "g", "q", b"stale", version=computing, ttl=60)
     cache.evict(["u"])
     assert {epoch_of(cache.read("u", "g", "q")[1])} == after
+
+
+def test_a_counter_counts_for_everyone_until_its_end(cache: Cache, stack_settings: Settings) -> None:
+    with open_cache(stack_settings.addresses.redis) as another:
+        assert [cache.count("shop:1", 1), another.count("shop:1", 1), cache.count("shop:2", 60)] == [1, 2, 1]
+    time.sleep(1.1)
+    assert cache.count("shop:1", 1) == 1
+    with redis.Redis.from_url(stack_settings.addresses.redis) as client:
+        assert all(client.ttl(key) >= 0 for key in client.scan_iter("persona:count:*")), "one that nothing ends"
