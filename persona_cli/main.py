@@ -32,6 +32,7 @@ from persona_cli import (
     restore,
     serve,
     stores,
+    warm,
     why,
 )
 
@@ -69,6 +70,7 @@ for command in (
     backup.backup,
     restore.restore,
     serve.serve,
+    warm.warm,
 ):
     app.command()(command)
 

@@ -1,60 +1,89 @@
-"""The cached path to an answer: cache, else compute and keep. What an answer is made of is `persona.ranking`'s."""
+"""The way to an answer: kept, else computed once for all who ask, and kept. What an answer is made of is `persona.ranking`'s."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Literal
 
 import orjson
 
-from persona.errors import StoreUnavailable
+from persona.errors import StoreUnavailable, TooManyRequests
 from persona.ranking.recommender import Degraded, Query, Recommender
 from persona.ranking.tracing import Trail
 from persona.schemas import Answer
-from persona.stores.cache import Cache, epoch_of
-from serving.guard import THREADS, Guard
+from persona.stores.cache import Cache, Counted, Found, Question, epoch_of
+from serving.flights import Flights
+from serving.guard import DEADLINE_SECONDS, THREADS, Guard
+from serving.limits import Admission
+from serving.lookups import Lookups
 from serving.snapshots import Current, Snapshots
 
 JSON = orjson.OPT_UTC_Z | orjson.OPT_SERIALIZE_NUMPY
 WITHOUT_EVIDENCE = {"recommendations": {"__all__": {"evidence"}}}
+OTHERS_SECONDS = DEADLINE_SECONDS
+"""How long an answer is waited for that another process computes."""
+LOOK_AGAIN_SECONDS = 0.01
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked about someone, whoever it is."""
+
+    query: Query
+    explain: bool
+
+    @cached_property
+    def field(self) -> str:
+        """The same for all who want the same."""
+        return orjson.dumps([self.query.k, self.query.channel, self.explain]).decode()
 
 
 class Answers:
     """Answers as the bytes that leave."""
 
     def __init__(
-        self, recommender: Recommender, trail: Trail, cache: Guard[Cache], snapshots: Snapshots, *, ttl_seconds: float
+        self,
+        recommender: Recommender,
+        trail: Trail,
+        cache: Guard[Cache],
+        lookups: Lookups,
+        snapshots: Snapshots,
+        *,
+        ttl_seconds: float,
     ) -> None:
         self._recommender = recommender
         self._trail = trail
         self._cache = cache
+        self._lookups = lookups
         self._snapshots = snapshots
         self._ttl = ttl_seconds
+        # whoever has other rules, as after a restart with other settings, has other answers
+        self._rules = orjson.dumps(recommender.rules).decode()
+        self._flights = Flights[bytes]()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="answers")
 
-    async def for_user(self, user_id: str, query: Query, *, explain: bool) -> bytes:
+    async def for_user(self, user_id: str, wanted: Wanted, admission: Admission | None = None) -> bytes:
         """What to offer this person, as JSON; from the cache where the same was asked a short while ago.
 
-        Raises `StoreUnavailable` when there is nothing to answer from.
+        Where many ask at once for what is not kept, it is computed once: here by `Flights`, and while another process is at it, that one
+        is waited for. With an `admission` the question is counted by the lookup itself. Raises what `Admission.judge` raises, and
+        `StoreUnavailable` when there is nothing to answer from.
         """
-        if query.exclude:
-            current = await self._snapshots.catch_up()
-            answer, _ = await self._computed(user_id, query, current)
-            return _json(answer, "computed", explain=explain)
-        # whoever has other rules, as after a restart with other settings, has other answers
-        field = orjson.dumps([query.k, query.channel, explain, self._recommender.rules]).decode()
-        version = None
+        if wanted.query.exclude:
+            return await self._computed_alone(user_id, wanted)
         try:
-            current, cached, version = await self._read(user_id, field)
-            if cached is not None:
-                return cached
+            current, found = await self._look_up(user_id, wanted, admission)
         except StoreUnavailable:
-            current = await self._snapshots.catch_up()
-        answer, until = await self._computed(user_id, query, current)
-        if version is None or not await self._kept(user_id, field, answer, current, until, version=version, explain=explain):
-            answer.degraded = sorted({*answer.degraded, self._cache.name})
-        return _json(answer, "computed", explain=explain)
+            if admission is not None:
+                await admission.admit()
+            return await self._computed_alone(user_id, wanted, self._cache.name)
+        if found.answer is not None:
+            return found.answer
+        same = user_id, wanted.field, current.scope, found.version
+        return await self._flights.join(same, lambda: self._computed_once(user_id, wanted, current, found))
 
     async def why(self, user_id: str, campaign_id: str, query: Query) -> bytes:
         """Why this person is offered this campaign or why not, as JSON. Answers that were kept and may say otherwise are dropped.
@@ -72,26 +101,72 @@ class Answers:
         """Let the threads end."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _read(self, user_id: str, field: str) -> tuple[Current, bytes | None, str]:
-        """The snapshot to answer from, the answer that was kept under it, and the person's version.
+    # -- looking up -------------------------------------------------------------------------------------------------------
+
+    async def _look_up(self, user_id: str, wanted: Wanted, admission: Admission | None = None) -> tuple[Current, Found]:
+        """The snapshot to answer from, and what is known of the answer under it.
 
         What is kept under an outdated snapshot, or one that may be, is not looked at: whoever changes the catalog moves the epoch,
         which is read with it.
         """
         asked = self._snapshots.current or await self._snapshots.catch_up()
-        cached, version = await self._cached(user_id, asked, field)
-        current = await self._snapshots.catch_up(epoch_of(version))
+        question = self._question(user_id, wanted, asked, admission.counted if admission else None)
+        found = await self._lookups.look_up(question)
+        if admission is not None:
+            try:
+                admission.judge(found.count)
+            except TooManyRequests:
+                await self._pass_turn(question, found)
+                raise
+        current = await self._snapshots.catch_up(epoch_of(found.version))
         if current.snapshot.may_be_outdated:
-            cached = None
+            found = found._replace(answer=None)
         elif current.scope != asked.scope:
-            cached, version = await self._cached(user_id, current, field)
-        return current, cached, version
+            found = await self._lookups.look_up(self._question(user_id, wanted, current))
+        return current, found
 
-    async def _cached(self, user_id: str, current: Current, field: str) -> tuple[bytes | None, str]:
-        return await self._cache.ask(lambda cache: cache.read(user_id, current.scope, field))
+    async def _look_again(self, user_id: str, wanted: Wanted) -> tuple[Current, Found]:
+        """What is known of an answer that another process computes, as soon as there is one, or it is our turn, or time is up."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + OTHERS_SECONDS
+        while True:
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)
+            current, found = await self._look_up(user_id, wanted)
+            if found.answer is not None or _ours(current, found) or loop.time() > until:
+                return current, found
 
-    async def _computed(self, user_id: str, query: Query, current: Current) -> tuple[Answer, datetime | None]:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._compute, user_id, query, current)
+    def _question(self, user_id: str, wanted: Wanted, current: Current, counted: Counted | None = None) -> Question:
+        return Question(user_id, self._scope(current), wanted.field, counted)
+
+    def _scope(self, current: Current) -> str:
+        return f"{current.scope} {self._rules}"
+
+    # -- computing --------------------------------------------------------------------------------------------------------
+
+    async def _computed_alone(self, user_id: str, wanted: Wanted, *missing: str) -> bytes:
+        """For this one question; `missing` is what it has to do without."""
+        current = await self._snapshots.catch_up()
+        answer, _ = await self._computed(user_id, wanted, current)
+        answer.degraded = sorted({*answer.degraded, *missing})
+        return _json(answer, "computed", wanted)
+
+    async def _computed_once(self, user_id: str, wanted: Wanted, current: Current, found: Found) -> bytes:
+        """For everyone who asks meanwhile; by another process, where one is at it and gets done."""
+        if not _ours(current, found):
+            with suppress(StoreUnavailable):  # then nobody is waited for
+                current, found = await self._look_again(user_id, wanted)
+        if found.answer is not None:
+            return found.answer
+        answer, until = await self._computed(user_id, wanted, current)
+        question = self._question(user_id, wanted, current)
+        if answer.degraded:
+            await self._pass_turn(question, found)
+        elif not await self._kept(question, _json(answer, "cache", wanted), until, version=found.version):
+            answer.degraded = [self._cache.name]
+        return _json(answer, "computed", wanted)
+
+    async def _computed(self, user_id: str, wanted: Wanted, current: Current) -> tuple[Answer, datetime | None]:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._compute, user_id, wanted.query, current)
 
     def _compute(self, user_id: str, query: Query, current: Current) -> tuple[Answer, datetime | None]:
         """The answer, and when it ends to hold with nothing new come in: a campaign starts or ends, or a cap lets one go."""
@@ -99,31 +174,31 @@ class Answers:
         ends = current.next_change(ranking.request.at), ranking.next_release()
         return ranking.answer(query.k), min((end for end in ends if end is not None), default=None)
 
-    async def _kept(
-        self,
-        user_id: str,
-        field: str,
-        answer: Answer,
-        current: Current,
-        until: datetime | None,
-        *,
-        version: str,
-        explain: bool,
-    ) -> bool:
-        """Keep the answer, unless it is degraded or the person's version has moved since; False where the cache is down."""
-        if answer.degraded:
-            return True
-        payload = _json(answer, "cache", explain=explain)
+    # -- keeping ----------------------------------------------------------------------------------------------------------
+
+    async def _kept(self, question: Question, payload: bytes, until: datetime | None, *, version: str) -> bool:
+        """Keep the answer, unless the person's version has moved since; False where the cache is down."""
+        user_id, scope, field, _ = question
         ttl = self._ttl if until is None else min(self._ttl, (until - datetime.now(UTC)).total_seconds())
         try:
-            await self._cache.ask(
-                lambda cache: cache.write(user_id, current.scope, field, payload, version=version, ttl=ttl)
-            )  # fmt: skip
+            await self._cache.ask(lambda cache: cache.write(user_id, scope, field, payload, version=version, ttl=ttl))
         except StoreUnavailable:
             return False
         return True
 
+    async def _pass_turn(self, question: Question, found: Found) -> None:
+        """Nothing will be kept, of a degraded answer or for who asks too often: whoever waits for it had better compute one."""
+        user_id, scope, field, _ = question
+        if found.turn:
+            with suppress(StoreUnavailable):
+                await self._cache.ask(lambda cache: cache.pass_turn(user_id, scope, field))
 
-def _json(answer: Answer, source: Literal["computed", "cache"], *, explain: bool) -> bytes:
+
+def _ours(current: Current, found: Found) -> bool:
+    """Whether there is nobody to wait for: an answer that rests on what may be outdated is not kept by anyone."""
+    return found.turn or current.snapshot.may_be_outdated
+
+
+def _json(answer: Answer, source: Literal["computed", "cache"], wanted: Wanted) -> bytes:
     answered = answer.model_copy(update={"retrieval_source": source})
-    return orjson.dumps(answered.model_dump(exclude=None if explain else WITHOUT_EVIDENCE), option=JSON)
+    return orjson.dumps(answered.model_dump(exclude=None if wanted.explain else WITHOUT_EVIDENCE), option=JSON)

@@ -9,7 +9,7 @@ person's request but `Guard.keep`, in the background.
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -95,6 +95,13 @@ class Guard(Generic[T]):
             with self._recorded(deadline):
                 return await asyncio.wait_for(asyncio.wrap_future(future), deadline)
 
+    async def wait_for(self, asking: Callable[[], Awaitable[R]], *, deadline: float = DEADLINE_SECONDS) -> R:
+        """What `asking` returns, which has a client of the event loop's own for the same server: it needs no thread."""
+        self._available()
+        with self._recorded(deadline):
+            async with asyncio.timeout(deadline):
+                return await asking()
+
     def part(self, part_of: Callable[[T], P], *, patience: float | None = None) -> P:
         """A stand-in for the store, or a part of it, whose every verb goes through `call`; verbs must not return generators."""
         return cast(P, _StandIn(self, part_of, patience))
@@ -150,10 +157,13 @@ class Guard(Generic[T]):
     # -- one call ---------------------------------------------------------------------------------------------------------
 
     def _begin(self, verb: Callable[[T], R]) -> "Future[R]":
+        _, store = self._available()
+        return self._slots.submit(lambda: verb(store))
+
+    def _available(self) -> tuple[AbstractContextManager[T], T]:
         if self._opened is None or self._breaker.context.state != CLOSED:
             raise StoreUnavailable(self.name, self._why)
-        _, store = self._opened
-        return self._slots.submit(lambda: verb(store))
+        return self._opened
 
     @contextmanager
     def _recorded(self, deadline: float, *, opens: bool = True) -> Iterator[None]:

@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from limits import parse
 from limits.storage import MemoryStorage
 
 from persona.errors import StoreUnavailable, TooManyRequests
-from persona.stores.cache import Cache
+from persona.stores.cache import Cache, Counted
 from serving.auth import Caller
 from serving.guard import Guard
 
@@ -42,3 +43,25 @@ class Limits:
         except StoreUnavailable:
             count = self._memory.incr(bucket, self.seconds)
         self.judge(caller, count)
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A question of a caller's that is counted on the way, by the lookup of its answer, and not by `Limits.admit`."""
+
+    limits: Limits
+    caller: Caller
+
+    @property
+    def counted(self) -> Counted | None:
+        """What the lookup counts; None where nothing is limited."""
+        bucket = self.limits.bucket(self.caller, time.time())
+        return Counted(bucket, self.limits.seconds) if bucket else None
+
+    def judge(self, count: int) -> None:
+        """Raise `TooManyRequests` where the lookup counted more than are allowed."""
+        self.limits.judge(self.caller, count)
+
+    async def admit(self) -> None:
+        """Count and judge by itself, as the lookup failed. Raises `TooManyRequests`."""
+        await self.limits.admit(self.caller)

@@ -21,6 +21,7 @@ from serving.intents import Intents
 from serving.learning import Learner
 from serving.limits import Limits
 from serving.live import LiveAnswers
+from serving.lookups import Lookups
 from serving.overlay import Overlay
 from serving.snapshots import Snapshots
 from serving.stores import StoreOpeners
@@ -83,7 +84,8 @@ async def open_services(settings: Settings, openers: StoreOpeners) -> AsyncItera
         records,
     )
     audiences = Turns("audiences")
-    answers = Answers(recommender, trail, cache, snapshots, ttl_seconds=settings.redis_ttl_seconds)
+    lookups = Lookups(cache, openers.cache_reader)
+    answers = Answers(recommender, trail, cache, lookups, snapshots, ttl_seconds=settings.redis_ttl_seconds)
     ingestion = Ingestion(documents, live, settings.inbox)
     keepers = [asyncio.create_task(keeper.keep()) for keeper in (*guards, snapshots, overlay)]
     try:
@@ -103,6 +105,7 @@ async def open_services(settings: Settings, openers: StoreOpeners) -> AsyncItera
         learner.close()
         intents.close()
         audiences.close()
+        await lookups.close()
         await asyncio.gather(*(guard.close() for guard in guards))
 
 

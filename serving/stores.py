@@ -1,14 +1,15 @@
 """How the service opens each store: addresses and timeouts from the settings. What keeps them open is `guard`."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 from persona.settings import Settings
 from persona.stores.cache import Cache
+from persona.stores.cache_reader import CacheReader
 from persona.stores.documents import Documents
 from persona.stores.graph import Graph
-from persona.stores.opening import cache_of, documents_of, graph_of, vectors_of, warehouse_of
+from persona.stores.opening import cache_of, cache_reader_of, documents_of, graph_of, vectors_of, warehouse_of
 from persona.stores.vectors import VectorStore
 from persona.stores.warehouse import Warehouse
 
@@ -24,6 +25,8 @@ class StoreOpeners:
     graph: Callable[[], AbstractContextManager[Graph]]
     warehouse: Callable[[], AbstractContextManager[Warehouse]]
     cache: Callable[[], AbstractContextManager[Cache]]
+    cache_reader: Callable[[], AbstractAsyncContextManager[CacheReader]]
+    """For the event loop, on the same server."""
 
 
 def openers(settings: Settings) -> StoreOpeners:
@@ -55,4 +58,5 @@ def openers(settings: Settings) -> StoreOpeners:
         graph=graph,
         warehouse=lambda: warehouse_of(settings),
         cache=lambda: cache_of(settings),
+        cache_reader=lambda: cache_reader_of(settings),
     )

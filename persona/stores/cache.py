@@ -1,12 +1,15 @@
 """Answers that may be served again for a while, and counters, in Redis. What they are and how long they hold is decided elsewhere.
 
 Each person has one hash of answers and one version. An answer computed before an eviction is never stored after it: the version
-is read first, and a script stores the answer only while the version is still the same.
+is read first, and a script stores the answer only while the version is still the same. Whoever finds no answer is told in the same
+round trip whether it is their turn to compute it, or somebody else is at it. Many questions at once, from an event loop, are in
+`cache_reader`.
 """
 
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import redis
 import stamina
@@ -20,21 +23,46 @@ from persona.stores.live import LiveRecords
 EPOCH_KEY = "persona:cache:epoch"
 COUNT_KEY = "persona:count:{bucket}"
 ANSWERS_PATTERN = "persona:answers:*"
+COMPUTING_KEY = "persona:computing:{user}:{field}"
 
-# A version that is missing (never made, expired, or dropped by a server short of memory) is made anew, so that no two answers are
-# ever computed under "none".
-READ_WITH_VERSION = """
+# For each question: count, then the version, the answer, and where there is none whose turn it is to compute it. A version that is
+# missing (never made, expired, or dropped by a server short of memory) is made anew, so that no two answers are ever computed under
+# "none". Under another version than the mark's it is somebody else's turn: what the former one computes will not be kept.
+READ = """
+local fresh, version_seconds, asker, computing_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local epoch = redis.call('GET', KEYS[1])
-if not epoch then epoch = ARGV[1] redis.call('SET', KEYS[1], epoch) end
-local version = redis.call('GET', KEYS[2])
-if not version then version = ARGV[1] redis.call('SET', KEYS[2], version, 'EX', ARGV[2]) end
-return {redis.call('HGET', KEYS[3], ARGV[3]), epoch .. ':' .. version}
+if not epoch then epoch = fresh redis.call('SET', KEYS[1], epoch) end
+local found = {}
+for number = 1, (#KEYS - 1) / 4 do
+  local version_key, answers_key, computing_key, count_key = unpack(KEYS, number * 4 - 2, number * 4 + 1)
+  local field, count_seconds = ARGV[number * 2 + 3], ARGV[number * 2 + 4]
+  local count = 0
+  if count_seconds ~= '0' then
+    count = redis.call('INCR', count_key)
+    if count == 1 then redis.call('EXPIRE', count_key, count_seconds) end
+  end
+  local version = redis.call('GET', version_key)
+  if not version then version = fresh redis.call('SET', version_key, version, 'EX', version_seconds) end
+  version = epoch .. ':' .. version
+  local answer, turn = redis.call('HGET', answers_key, field), 0
+  if not answer and asker ~= '' then
+    local mine, mark = version .. ' ' .. asker, redis.call('GET', computing_key)
+    if mark == mine then turn = 1
+    elseif not mark or string.sub(mark, 1, #version) ~= version then
+      redis.call('SET', computing_key, mine, 'PX', computing_ms)
+      turn = 1
+    end
+  end
+  found[number] = {answer, version, turn, count}
+end
+return found
 """
 
 # The hash expires as a whole: a write may bring its end forward, never put it off, so that no answer outlives its own time.
 WRITE_IF_UNCHANGED = """
 local version = (redis.call('GET', KEYS[1]) or '') .. ':' .. (redis.call('GET', KEYS[2]) or '')
 if version ~= ARGV[1] then return 0 end
+redis.call('UNLINK', KEYS[4])
 redis.call('HSET', KEYS[3], ARGV[2], ARGV[3])
 local left = redis.call('PTTL', KEYS[3])
 if left < 0 or tonumber(ARGV[4]) < left then redis.call('PEXPIRE', KEYS[3], ARGV[4]) end
@@ -48,8 +76,38 @@ if count == 1 then redis.call('EXPIRE', KEYS[1], ARGV[1]) end
 return count
 """
 
+COMPUTING_SECONDS = 1.0
+"""For how long others leave an answer to who took their turn and may have died since: longer than an answer takes."""
 USERS_PER_CALL = 1_000
 KEYS_PER_SCAN = 1_000
+
+
+class Counted(NamedTuple):
+    """What a question counts towards: a bucket, which is emptied so many seconds after its first question."""
+
+    bucket: str
+    seconds: int
+
+
+class Question(NamedTuple):
+    """The answer that is looked for: a person's, to the canonical query `field` under `scope` (what it must have been computed under)."""
+
+    user_id: str
+    scope: str
+    field: str
+    counted: Counted | None = None
+
+
+class Found(NamedTuple):
+    """What is known of an answer."""
+
+    answer: bytes | None
+    version: str
+    """The person's, opaque: hand it to `Cache.write` with the answer computed after this was found."""
+    turn: bool
+    """Whether there is none and it is the asker's to compute it. If not, someone else has been at it, for `COMPUTING_SECONDS` at most."""
+    count: int
+    """Of the bucket, with this question; 0 where nothing is counted."""
 
 
 class Cache:
@@ -59,7 +117,7 @@ class Cache:
         self._client = client
         self.live = LiveRecords(client)
         """What came in and is not in every store yet."""
-        self._read_with_version = client.register_script(READ_WITH_VERSION)
+        self._read = client.register_script(READ)
         self._write_if_unchanged = client.register_script(WRITE_IF_UNCHANGED)
         self._count = client.register_script(COUNT)
 
@@ -68,20 +126,26 @@ class Cache:
 
         The version is opaque: hand it to `write` with the answer computed after this call.
         """
+        keys, arguments = as_asked([Question(user_id, scope, field)], asker="")
         with translated():
-            payload, version = self._read_with_version(
-                keys=_keys(user_id), args=[secrets.token_hex(8), VERSION_SECONDS, _field(scope, field)]
-            )
-        return payload, version.decode()
+            [found] = as_found(self._read(keys=keys, args=arguments))
+        return found.answer, found.version
 
     def write(self, user_id: str, scope: str, field: str, payload: bytes, *, version: str, ttl: float) -> bool:
         """Keep `payload` for at most `ttl` seconds; False, and nothing kept, where `version` is no longer the person's."""
         milliseconds = int(ttl * 1000)
         if milliseconds < 1:
             return False
+        keys = [EPOCH_KEY, *_keys(user_id, named := _field(scope, field))]
         with translated():
-            written = self._write_if_unchanged(keys=_keys(user_id), args=[version, _field(scope, field), payload, milliseconds])
+            written = self._write_if_unchanged(keys=keys, args=[version, named, payload, milliseconds])
         return bool(written)
+
+    def pass_turn(self, user_id: str, scope: str, field: str) -> None:
+        """Let whoever asks next compute the answer: the one whose turn it was has none that may be kept."""
+        *_, computing = _keys(user_id, _field(scope, field))
+        with translated():
+            self._client.unlink(computing)
 
     def evict(self, user_ids: Iterable[str]) -> None:
         """Remove these people's answers, and keep out any that is being computed now."""
@@ -156,9 +220,26 @@ def open_cache(url: str, *, timeout_seconds: float = 10, at_once: bool = True) -
         client.close()
 
 
-def _keys(user_id: str) -> list[str]:
+def as_asked(questions: Iterable[Question], *, asker: str) -> tuple[list[str], list[str | int]]:
+    """Keys and arguments of `READ`. Without an `asker` nobody's turn is taken."""
+    keys = [EPOCH_KEY]
+    arguments: list[str | int] = [secrets.token_hex(8), VERSION_SECONDS, asker, int(COMPUTING_SECONDS * 1000)]
+    for user_id, scope, field, counted in questions:
+        named = _field(scope, field)
+        keys += _keys(user_id, named)
+        keys.append(COUNT_KEY.format(bucket=counted.bucket) if counted else "")
+        arguments += named, counted.seconds if counted else 0
+    return keys, arguments
+
+
+def as_found(reply: Iterable[tuple[bytes | None, bytes, int, int]]) -> list[Found]:
+    """What `READ` returned, question by question."""
+    return [Found(answer, version.decode(), bool(turn), count) for answer, version, turn, count in reply]
+
+
+def _keys(user_id: str, named: str) -> tuple[str, str, str]:
     user = hashed(user_id)
-    return [EPOCH_KEY, VERSION_KEY.format(user=user), ANSWERS_KEY.format(user=user)]
+    return VERSION_KEY.format(user=user), ANSWERS_KEY.format(user=user), COMPUTING_KEY.format(user=user, field=named)
 
 
 def _field(scope: str, field: str) -> str:

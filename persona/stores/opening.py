@@ -1,11 +1,12 @@
 """Opening the stores that the settings name: which address, credential and timeout goes with which. Nothing is asked of them here."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 from persona.settings import Settings
 from persona.stores.cache import Cache, open_cache
+from persona.stores.cache_reader import CacheReader, open_cache_reader
 from persona.stores.documents import Documents, open_documents
 from persona.stores.graph import Graph, open_graph
 from persona.stores.vectors import VectorStore, open_vectors
@@ -61,6 +62,11 @@ def warehouse_of(settings: Settings, url: str = "") -> AbstractContextManager[Wa
 def cache_of(settings: Settings, url: str = "", *, at_once: bool = True) -> AbstractContextManager[Cache]:
     """Redis; with `at_once` false it connects, and raises, when it is first used."""
     return open_cache(url or settings.addresses.redis, timeout_seconds=settings.store_timeout_seconds, at_once=at_once)
+
+
+def cache_reader_of(settings: Settings) -> AbstractAsyncContextManager[CacheReader]:
+    """Redis, for an event loop; it connects, and raises, when it is first used."""
+    return open_cache_reader(settings.addresses.redis, timeout_seconds=settings.store_timeout_seconds)
 
 
 @contextmanager

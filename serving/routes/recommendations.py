@@ -3,16 +3,18 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
-from pydantic import AliasChoices, BaseModel, Field, StringConstraints
 
 from persona.ranking import recommender
-from persona.schemas import Answer, Id, Why
+from persona.schemas import Answer, Why
 from serving.problems import problems
+from serving.routes.cached import CachedRoute
 from serving.routes.ids import asked_user
+from serving.routes.queries import RecommendationQuery, WhyQuery
 from serving.scopes import REFUSALS, needs
 from serving.services import ServicesDep
 
 router = APIRouter(tags=["recommendations"], dependencies=[needs("read")], responses=REFUSALS)
+cached = APIRouter(route_class=CachedRoute)
 
 EXAMPLE = {
     "user_id": "u_001",
@@ -68,37 +70,7 @@ WHY_EXAMPLE = {
 }
 
 
-class Circumstances(BaseModel):
-    """What narrows down the choice."""
-
-    channel: Annotated[Id, StringConstraints(to_lower=True)] | None = Field(
-        default=None, description="Only campaigns that run on this channel.", examples=["email"]
-    )
-    exclude: list[Id] = Field(
-        default_factory=list, max_length=1000, description="Campaigns to leave out; repeat it for each.", examples=[["c_101"]]
-    )
-
-
-class RecommendationQuery(Circumstances):
-    """How many, and of which kind."""
-
-    k: int = Field(
-        default=5,
-        ge=1,
-        le=1000,
-        validation_alias=AliasChoices("k", "top", "top_k"),
-        description="How many campaigns at most. `top` and `top_k` mean the same.",
-    )
-    explain: bool = Field(default=True, description="Whether each item carries its `evidence`.")
-
-
-class WhyQuery(Circumstances):
-    """About which campaign."""
-
-    campaign_id: Id = Field(description="The campaign that is asked about.", examples=["c_102"])
-
-
-@router.get(
+@cached.get(
     "/recommendations/{user_id}",
     summary="What to offer this person now, and why",
     response_model=Answer,
@@ -114,8 +86,10 @@ async def recommendations(
     user_id: Annotated[str, Depends(asked_user)], query: Annotated[RecommendationQuery, Query()], services: ServicesDep
 ) -> Response:
     """Campaigns that this person may be offered: running, consented to, not capped, not already decided on."""
-    question = recommender.Query(k=query.k, channel=query.channel, exclude=query.exclude)
-    return Response(await services.answers.for_user(user_id, question, explain=query.explain), media_type="application/json")
+    return Response(await services.answers.for_user(user_id, query.wanted), media_type="application/json")
+
+
+router.include_router(cached)
 
 
 @router.get(

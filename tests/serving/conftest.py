@@ -1,10 +1,11 @@
 """A service over stores of a few lines each, whose every fault a test can choose. Real servers: `test_real_stores`."""
 
+import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +31,7 @@ from persona.schemas import (
     Vector,
 )
 from persona.settings import Settings
+from persona.stores.cache import Found, Question
 from persona.stores.documents.idempotency import Said
 from persona.stores.documents.ledger import Entry
 from persona.stores.live import Live
@@ -157,15 +159,37 @@ class FakeCache(FakeStore):
     versions: dict[str, int] = field(default_factory=dict)
     ttls: list[float] = field(default_factory=list)
     epoch: int = 0
+    at_it: set[str] = field(default_factory=set)
+    """Whose answers another process computes."""
+    passed: list[str] = field(default_factory=list)
+    batches: list[int] = field(default_factory=list)
+    """How many questions each had."""
     counted: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         super().__init__("redis")
         self.live = FakeLive(self)
 
-    def read(self, user_id: str, scope: str, field: str) -> tuple[bytes | None, str]:
+    async def read(self, questions: Sequence[Question]) -> list[Found]:
+        while not self.thawed.is_set():
+            await asyncio.sleep(0.01)
         self.answer()
-        return self.kept.get((user_id, scope, field)), self.version(user_id)
+        self.batches.append(len(questions))
+        return [self.found(question) for question in questions]
+
+    def found(self, question: Question) -> Found:
+        user_id, scope, field, counted = question
+        answer = self.kept.get((user_id, scope, field))
+        count = self.count(*counted) if counted else 0
+        return Found(answer, self.version(user_id), answer is None and user_id not in self.at_it, count)
+
+    def pass_turn(self, user_id: str, scope: str, field: str) -> None:
+        self.answer()
+        self.passed.append(user_id)
+
+    @asynccontextmanager
+    async def reader(self) -> AsyncIterator[Any]:
+        yield self
 
     def write(self, user_id: str, scope: str, field: str, payload: bytes, *, version: str, ttl: float) -> bool:
         self.answer()
@@ -349,6 +373,7 @@ class Fakes:
             graph=self.neo4j.opened,
             warehouse=self.warehouse.opened,
             cache=self.redis.opened,
+            cache_reader=self.redis.reader,
         )
 
 

@@ -11,9 +11,9 @@ import pytest
 import structlog
 from fastapi.testclient import TestClient
 
+from persona.logs import configure_logs
 from persona.settings import Settings
 from serving.app import create_app
-from serving.run import _log_json
 from tests.serving.conftest import Fakes
 from tests.serving.test_keys import KEYS, ask, bearer, operations, setting
 
@@ -84,7 +84,7 @@ def test_no_secret_is_ever_written_or_told(
             warehouse_url=f"postgresql+psycopg://me:{PASSWORD}@{there}/persona",
         )  # fmt: skip
         caplog.set_level(logging.DEBUG)
-        _log_json("DEBUG")
+        configure_logs("DEBUG")
         told = [repr(settings), str(settings), settings.model_dump_json(), repr(settings.keys)]
         try:
             with TestClient(create_app(settings, stores=fakes.openers() if stores == "well" else None)) as client:
@@ -95,7 +95,7 @@ def test_no_secret_is_ever_written_or_told(
         finally:
             structlog.reset_defaults()
     out, err = capfd.readouterr()
-    assert '"audit":true' in err and '"event":"wrong key"' in err
+    assert '"audit": true' in err and '"event": "wrong key"' in err
     told += [out, err, caplog.text, *(file.read_text() for file in tmp_path.rglob("*") if file.is_file())]
     secrets = [PASSWORD, "a-wrong-guess", *KEYS.values(), *(hashlib.sha256(key.encode()).hexdigest() for key in KEYS.values())]
     for secret in secrets:

@@ -289,6 +289,15 @@ class Records:
         found = self._records.find_one({"expressive": True}, {"user_id": 1}, hint="expressive", sort=[("user_id", ASCENDING)])
         return found["user_id"] if found else None
 
+    def newest_users(self, limit: int) -> list[str]:
+        """At most `limit` users: those of the newest records, by their newest one, newest first."""
+        users: dict[str, None] = {}
+        for record in self._records.find({}, {"_id": 0, "user_id": 1}).sort([("timestamp", DESCENDING)]):
+            users.setdefault(record["user_id"])
+            if len(users) == limit:
+                break
+        return list(users)
+
     def newest_timestamp(self) -> datetime | None:
         """The time of the newest accepted record, UTC."""
         newest = self._records.find_one({}, {"timestamp": 1}, sort=[("timestamp", DESCENDING)])

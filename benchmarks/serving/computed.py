@@ -1,0 +1,153 @@
+"""The computed path: answers that no cache holds, beside the same store calls made by the drivers alone."""
+
+import statistics
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.serving.bare import (
+    AT_ONCE,
+    Drivers,
+    Timed,
+    as_they_were,
+    by_kind,
+    calls_of,
+    one_after_the_other,
+    timed,
+)
+from benchmarks.serving.figures import Figure
+from benchmarks.serving.load import Load, drive
+from benchmarks.serving.service import service
+from benchmarks.serving.world import World, world
+from persona.stores.documents import Documents
+from persona.stores.opening import documents_of, vectors_of
+from persona.stores.vectors import VectorStore
+
+ALLOWANCE_MS = 2.0
+"""What an answer may take longer than its store calls."""
+P99_TIMES = 2.0
+THROUGHPUT_SHARE = 0.75
+AIM_MS = 10.0
+GROWTH = 1.5
+"""Times the p50 from a tenth of the people."""
+NEIGHBOURS = 100
+SEARCHES = 200
+PROFILES_AT_ONCE = 1_000
+CONNECTIONS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What the service and the drivers alone do in one world."""
+
+    alone: Load
+    together: Load
+    in_order: Timed
+    at_once: Timed
+    in_order_together: Timed
+    at_once_together: Timed
+
+
+def measure(folder: Path, console: Console, *, users: int, seed: int, seconds: float, answers: int) -> list[Figure]:
+    """Both of a world of a tenth of the people and of the whole."""
+    with world(folder, users=users // 10, seed=seed, console=console) as small:
+        before = measured(small, console, seconds=seconds, answers=answers)
+    with world(folder, users=users, seed=seed, console=console) as large:
+        now = measured(large, console, seconds=seconds, answers=answers)
+        recall = recall_of(large)
+        title = f"{large.users:,} people, {large.engagements:,} engagements"
+    quickest = max(now.in_order_together.per_second, now.at_once_together.per_second)
+    return [
+        Figure(
+            f"computed p50, 1 connection; {title}", now.alone.p50_ms, "ms", now.at_once.p50_ms + ALLOWANCE_MS,
+            bound=f"the calls alone {now.at_once.p50_ms:.2f} ms; one after the other {now.in_order.p50_ms:.2f} ms",
+        ),
+        Figure("computed p50, altogether", now.alone.p50_ms, "ms", AIM_MS),
+        Figure(
+            "computed p99, 1 connection", now.alone.p99_ms, "ms", P99_TIMES * now.at_once.p99_ms,
+            bound=f"the calls alone {now.at_once.p99_ms:.2f} ms; one after the other {now.in_order.p99_ms:.2f} ms",
+        ),
+        Figure(
+            f"computed, {CONNECTIONS} connections", now.together.per_second, "/s", THROUGHPUT_SHARE * quickest, at_least=True,
+            bound=f"the calls alone {quickest:,.0f}/s; p50 {now.together.p50_ms:.1f} ms, p99 {now.together.p99_ms:.1f} ms",
+        ),
+        Figure(
+            f"p50 from {users // 10:,} to {users:,} people", now.alone.p50_ms / before.alone.p50_ms, "times", GROWTH,
+            bound=f"{before.alone.p50_ms:.2f} to {now.alone.p50_ms:.2f} ms; the calls {before.at_once.p50_ms:.2f} to {now.at_once.p50_ms:.2f}",
+        ),
+        Figure(f"recall of the {NEIGHBOURS} nearest people", recall, "", bound=f"index {large.settings.milvus_index}"),
+    ]  # fmt: skip
+
+
+def measured(place: World, console: Console, *, seconds: float, answers: int) -> Measured:
+    """The service under load; then the calls of as many answers, made without it."""
+    asked = [f"/recommendations/{user}" for user in place.sample(place.users, seed=1)]
+    few, many, noted = asked[: place.users // 3], asked[place.users // 3 : -answers], asked[-answers:]
+    with Drivers(place.settings) as drivers:
+        drivers.forget_answers()
+        with service(place.settings) as url:
+            drive(url, few[-500:], connections=1, seconds=2)
+            drivers.forget_answers()
+            alone = answered(drive(url, few, connections=1, seconds=seconds))
+            together = answered(drive(url, many, connections=CONNECTIONS, seconds=seconds))
+        calls = calls_of(place.settings, noted)
+        took = by_kind()
+        with ThreadPoolExecutor(AT_ONCE * CONNECTIONS) as threads:
+            in_order = partial(one_after_the_other, drivers, took=took)
+            at_once = partial(as_they_were, drivers, threads=threads)
+            timed(calls[:100], at_once, clients=1)
+            times = []
+            for clients in (1, CONNECTIONS):
+                for make in (in_order, at_once):
+                    drivers.forget_answers()
+                    times.append(timed(calls, make, clients=clients))
+                if clients == 1:
+                    show_calls(console, place, took, answers=len(calls))
+    return Measured(alone, together, *times)
+
+
+def answered(load: Load) -> Load:
+    """The same; a load of which a request failed says nothing."""
+    if load.failed:
+        raise SystemExit(f"{load.failed} of {load.requests} requests failed")
+    return load
+
+
+def show_calls(console: Console, place: World, took: dict[str, list[float]], *, answers: int) -> None:
+    """What one call of each kind takes by itself."""
+    table = Table("one bare call", "an answer has", "p50 ms", "p99 ms", title=f"{place.users:,} people", title_justify="left")
+    for kind, times in sorted(took.items()):
+        p50, p99 = np.percentile(times, [50, 99])
+        table.add_row(kind, f"{len(times) / answers:.2f}", f"{p50:.2f}", f"{p99:.2f}")
+    console.print(table)
+
+
+def recall_of(place: World) -> float:
+    """Of the people nearest to some, how many a search finds; the mean."""
+    settings = place.settings
+    with documents_of(settings) as documents, vectors_of(settings, version=in_use(documents)) as store:
+        users, profiles = everybody(place, store)
+        shares = []
+        for user in place.sample(SEARCHES, seed=2):
+            near = profiles @ profiles[users[user]]
+            near[users[user]] = -1
+            nearest = np.argpartition(-near, NEIGHBOURS)[:NEIGHBOURS]
+            found = store.similar_users(profiles[users[user]], limit=NEIGHBOURS, exclude=user)
+            shares.append(len({users[other] for other, _ in found} & set(nearest.tolist())) / NEIGHBOURS)
+    return statistics.mean(shares)
+
+
+def in_use(documents: Documents) -> str:
+    return documents.embeddings.collections_in_use()
+
+
+def everybody(place: World, store: VectorStore) -> tuple[dict[str, int], np.ndarray]:
+    """Each person's row, and the profiles, shape (people, dimensions)."""
+    users = place.sample(place.users, seed=3)
+    profiles = [store.user_vector(user) for user in users]
+    return {user: row for row, user in enumerate(users)}, np.stack([each for each in profiles if each is not None])
