@@ -9,6 +9,7 @@ round trip whether it is their turn to compute it, or somebody else is at it. Ma
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import redis
@@ -98,7 +99,8 @@ class Question(NamedTuple):
     counted: Counted | None = None
 
 
-class Found(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Found:
     """What is known of an answer."""
 
     answer: bytes | None

@@ -8,7 +8,8 @@ import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from persona.stores.cache import READ, Found, Question, as_asked, as_found, translated
+from persona.stores._redis import translated
+from persona.stores.cache import READ, Found, Question, as_asked, as_found
 
 
 class CacheReader:
