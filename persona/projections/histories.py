@@ -31,6 +31,8 @@ EVER, NEVER = np.iinfo(np.int64).max, np.iinfo(np.int64).min
 """After and before every time."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MS = timedelta(milliseconds=1)
+EVENTS = {name: number for number, name in enumerate(EVENT_NAMES)}
+"""Their numbers."""
 WEIGHTS = np.array([EVENT_WEIGHTS[Event(name)] for name in EVENT_NAMES])
 """Of events by their number."""
 NEGATIVE = WEIGHTS < 0
@@ -78,49 +80,49 @@ class Histories:
 
     def __init__(self, batches: Iterable[Sequence[Record]], named: Naming) -> None:
         """Take in records as `Records.replayable` gives them; `named` is asked once, about all texts that they have."""
-        self.users, self.campaigns, self.channels, self.texts, self.talks, self.intents = names = tuple(Names() for _ in range(6))
-        events = {name: number for number, name in enumerate(EVENT_NAMES)}
+        self.users, self.campaigns, self.channels = Names(), Names(), Names()
+        self.texts, self.talks, self.intents = Names(), Names(), Names()
         ids: list[str] = []
         parts: list[Ints] = []
         for batch in batches:
             ids += [record["_id"] for record in batch]
-            parts.append(
-                np.array(
-                    (
-                        self.users.number([record["user_id"] for record in batch]),
-                        [(record["timestamp"] - EPOCH) // MS for record in batch],
-                        [events[record["event"]] for record in batch],
-                        self.campaigns.number([record.get("campaign_id") for record in batch]),
-                        self.channels.number([record["channel"] for record in batch]),
-                        self.texts.number([record.get("text_hash") for record in batch]),
-                        self.talks.number([record.get("conversation_id") for record in batch]),
-                        self.intents.number([record.get("intent") for record in batch]),
-                        [record.get("characters", 0) for record in batch],
-                    ),
-                    dtype=np.int64,
-                )
-            )
+            parts.append(self._columns_of(batch))
         columns = np.concatenate(parts, axis=1) if parts else np.zeros((9, 0), np.int64)
         del parts
-        for names_of, place in zip(
-            (self.users, self.channels, self.texts, self.talks, self.intents), (0, 4, 5, 6, 7), strict=True
-        ):
-            columns[place] = names_of.sort()[columns[place]]
+        for place, names in ((0, self.users), (4, self.channels), (5, self.texts), (6, self.talks), (7, self.intents)):
+            columns[place] = names.sort()[columns[place]]
         mentions = named(self.texts.numbers.keys())
-        self.campaigns.number(sorted({campaign for campaigns in mentions.values() for campaign in campaigns}))
+        self.campaigns.number(campaign for campaigns in mentions.values() for campaign in campaigns)
         columns[3] = self.campaigns.sort()[columns[3]]
         mentioned = [[self.campaigns.numbers[campaign] for campaign in mentions.get(text, ())] for text in self.texts.all]
         self._mentions_begin: Ints = np.cumsum([0, *map(len, mentioned)])
         self._mentioned: Ints = np.fromiter((campaign for of_text in mentioned for campaign in of_text), np.int64)
-        names = np.array(ids, dtype=object)
-        order = _in_order(columns[0], columns[1], names)
-        self._ids = names[order]
+        of_rows = np.array(ids, dtype=object)
+        order = _in_order(columns[0], columns[1], of_rows)
+        self._ids = of_rows[order]
         self.user, self.at_ms, self.event, self.campaign, self.channel, self.text, self.talk, self.intent, self.characters = (
             column[order] for column in columns
         )
         self.begins: Ints = np.searchsorted(self.user, np.arange(len(self.users.numbers) + 1))
         self._first_ms = int(self.at_ms.min(initial=0))
         self._span_ms = int(self.at_ms.max(initial=0)) - self._first_ms + 1
+
+    def _columns_of(self, batch: Sequence[Record]) -> Ints:
+        """Shape (9, records); names as they come."""
+        return np.array(
+            (
+                self.users.number([record["user_id"] for record in batch]),
+                [(record["timestamp"] - EPOCH) // MS for record in batch],
+                [EVENTS[record["event"]] for record in batch],
+                self.campaigns.number([record.get("campaign_id") for record in batch]),
+                self.channels.number([record["channel"] for record in batch]),
+                self.texts.number([record.get("text_hash") for record in batch]),
+                self.talks.number([record.get("conversation_id") for record in batch]),
+                self.intents.number([record.get("intent") for record in batch]),
+                [record.get("characters", 0) for record in batch],
+            ),
+            dtype=np.int64,
+        )
 
     def records(self, rows: Iterable[int]) -> Iterator[dict[str, Any]]:
         """These rows as the truth has them (see `Records.histories`)."""
@@ -206,7 +208,8 @@ class Histories:
         return user * self._span_ms + (at_ms - self._first_ms)
 
     def _talk_key(self, rows: Ints) -> Ints:
-        return self.user[rows] * max(len(self.talks.numbers), 1) + self.talk[rows]
+        key: Ints = self.user[rows] * max(len(self.talks.numbers), 1) + self.talk[rows]
+        return key
 
     @property
     def _talk_keys(self) -> int:
@@ -263,7 +266,8 @@ class Histories:
         return opening
 
     def _lengths(self, rows: Ints) -> Ints:
-        return np.clip(self.characters[rows], 1, OPENING_CHARACTERS)
+        lengths: Ints = np.clip(self.characters[rows], 1, OPENING_CHARACTERS)
+        return lengths
 
 
 @dataclass(frozen=True)
@@ -291,7 +295,8 @@ class Talks:
     def latest(ended: Ints) -> Ints:
         """For each number of conversations begun the one of them that ended last; `ended` in the order of users, then time."""
         last = ended == np.maximum.accumulate(ended)
-        return np.maximum.accumulate(np.where(last, np.arange(len(ended)), 0))
+        latest: Ints = np.maximum.accumulate(np.where(last, np.arange(len(ended)), 0))
+        return latest
 
 
 @dataclass(frozen=True)
@@ -360,7 +365,8 @@ def _in_order(user: Ints, at_ms: Ints, ids: NDArray[np.object_]) -> Ints:
 def ranges(begins: Ints, counts: Ints) -> Ints:
     """The numbers from each beginning on, so many, one after the other."""
     ends = np.cumsum(counts)
-    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(begins - (ends - counts), counts)
+    found: Ints = np.arange(ends[-1] if len(ends) else 0) + np.repeat(begins - (ends - counts), counts)
+    return found
 
 
 def _newest(place: Ints, at_ms: Ints) -> Ints:
@@ -371,6 +377,6 @@ def _newest(place: Ints, at_ms: Ints) -> Ints:
 
 def _unit(vectors: NDArray[np.float32]) -> Vectors:
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    found = vectors / np.maximum(norms, 1e-9)
+    found: Vectors = vectors / np.maximum(norms, 1e-9)
     found[norms[:, 0] <= 1e-9] = np.eye(1, vectors.shape[1], dtype=np.float32)  # as `conversations` says: any fixed one
     return found

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from persona.projections.engagements import EVENT_NAMES
+from persona.projections.histories import EVENTS
 from persona.schemas import DayBucket
 
 EPOCH = date(1970, 1, 1)
-EVENTS = {name: number for number, name in enumerate(EVENT_NAMES)}
 
 Ints = NDArray[np.int64]
 
@@ -36,14 +36,14 @@ class Days(Iterable[DayBucket]):
         if isinstance(buckets, Days):
             return buckets
         rows = list(buckets)
-        names = [sorted({row.campaign_id for row in rows}), sorted({row.channel for row in rows})]
-        campaigns, channels = ({name: number for number, name in enumerate(some)} for some in names)
+        campaigns = {name: number for number, name in enumerate(sorted({row.campaign_id for row in rows}))}
+        channels = {name: number for number, name in enumerate(sorted({row.channel for row in rows}))}
         days = {day: (date.fromisoformat(day) - EPOCH).days for day in {row.day for row in rows}}
         columns = np.array(
             [(days[row.day], campaigns[row.campaign_id], channels[row.channel], EVENTS[row.event], row.n) for row in rows],
             np.int64,
         ).reshape(len(rows), 5)
-        return cls(*names, *columns.T)
+        return cls(list(campaigns), list(channels), *columns.T)
 
     def __iter__(self) -> Iterator[DayBucket]:
         """One by one."""

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from persona.projections.histories import WEIGHTS
-from persona.ranking.days import EVENTS, Days
+from persona.projections.histories import EVENTS, WEIGHTS
+from persona.ranking.days import Days
 from persona.ranking.model import HALF_LIFE_DAYS, PRIOR_APPROVALS, PRIOR_REFUSALS, PRIOR_STRENGTH, REFUSALS
 from persona.schemas import DayBucket, Event
 
@@ -56,7 +56,7 @@ class _History:
         cell = day * shape[1] + columns.campaign
 
         def table(worth: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Table:
-            return np.bincount(cell, columns.n * worth[columns.event], shape[0] * shape[1]).reshape(shape)
+            return np.bincount(cell, columns.n * worth[columns.event], shape[0] * shape[1]).astype(np.float64).reshape(shape)
 
         favourable = table(np.where(REFUSALS, 0.0, WEIGHTS))
         conversions = table((np.arange(len(WEIGHTS)) == EVENTS[Event.CONVERSION]).astype(float))

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from persona.projections.engagements import EVENT_NAMES, EVENT_WEIGHTS
-from persona.projections.histories import WEIGHTS
-from persona.ranking.days import EPOCH, EVENTS, Days
+from persona.projections.histories import EVENTS, WEIGHTS
+from persona.ranking.days import EPOCH, Days
 from persona.ranking.relations import RelationsSummary
 from persona.schemas import DayBucket, Event
 
@@ -146,7 +146,7 @@ def _figures(days: Days, decayed: NDArray[np.float64], which: NDArray[np.bool_])
     campaign, weight, refusal = days.campaign[which], WEIGHTS[event], REFUSALS[event]
 
     def total(worth: NDArray[np.float64] | NDArray[np.int64]) -> NDArray[np.float64]:
-        return np.bincount(campaign, worth, len(days.campaigns))
+        return np.bincount(campaign, worth, len(days.campaigns)).astype(np.float64)
 
     favourable, refusals = total(decayed[which] * weight * ~refusal), total(decayed[which] * refusal)
     approval = (favourable + PRIOR_APPROVALS) / (favourable + refusals + PRIOR_APPROVALS + PRIOR_REFUSALS)

@@ -220,8 +220,10 @@ class Records:
 
     def text_hashes(self) -> Iterator[str]:
         """The distinct text hashes of everybody."""
-        groups = [{"$match": A_TEXT}, {"$group": {"_id": "$text_hash"}}]
-        for group in self._records.aggregate(groups, hint="texts_by_drop", allowDiskUse=True):  # from the index alone
+        groups = self._records.aggregate(
+            [{"$match": A_TEXT}, {"$group": {"_id": "$text_hash"}}], hint="texts_by_drop", allowDiskUse=True
+        )
+        for group in groups:
             yield group["_id"]
 
     # -- the truth about people -------------------------------------------------------------------------------------------
