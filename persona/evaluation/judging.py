@@ -13,9 +13,10 @@ from persona.evaluation import gate, metrics
 from persona.evaluation.baselines import CONTENDERS, DECAYED, Baseline, Past, ranked
 from persona.evaluation.gate import Difference, Limits, Shares
 from persona.evaluation.intervals import bootstrap
-from persona.evaluation.replay import NONE, Log, Query, Replay, queries_in
+from persona.evaluation.replay import Log, Query, Replay, queries_in
 from persona.evaluation.report import Figures, Judged, Report
 from persona.evaluation.splits import Window, rolling_windows
+from persona.projections.histories import NONE
 from persona.ranking.channels import Candidate
 from persona.ranking.days import Days
 from persona.ranking.decay import choose_half_life

@@ -183,7 +183,10 @@ def rows(*history: dict[str, Any], **named: list[str]) -> list[Row]:
     ties = histories.ties_before(EVER, histories.talks_before(EVER))
     found = rows_of(ties, histories.campaigns.all, now_ms=(NOW - EPOCH) // MS, half_life_days=10)
     assert not found.person.any()
-    return [{found.campaigns[place]: pytest.approx(row[place]) for place in np.flatnonzero(row)} for row in found.cells.toarray()]
+    return [
+        {found.campaigns[place]: round(float(row[place]), 12) for place in np.flatnonzero(row).tolist()}
+        for row in found.cells.toarray()
+    ]
 
 
 @pytest.mark.parametrize("conversations", [0, 2])
