@@ -57,6 +57,6 @@ def _by_unit(values: NDArray[np.float64], units: Sequence[Hashable] | None) -> t
 def _drawn_means(
     rng: np.random.Generator, sums: NDArray[np.float64], sizes: NDArray[np.float64], draws: int
 ) -> NDArray[np.float64]:
-    times = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=draws)
-    means: NDArray[np.float64] = (times @ sums) / (times @ sizes)
+    drawn = rng.integers(len(sums), size=(draws, len(sums)))
+    means: NDArray[np.float64] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
     return means

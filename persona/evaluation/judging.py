@@ -13,15 +13,16 @@ from persona.evaluation import gate, metrics
 from persona.evaluation.baselines import CONTENDERS, DECAYED, Baseline, Past, ranked
 from persona.evaluation.gate import Difference, Limits, Shares
 from persona.evaluation.intervals import bootstrap
-from persona.evaluation.replay import NONE, Log, Query, Replay, queries_in
+from persona.evaluation.replay import Log, Query, Replay, queries_in
 from persona.evaluation.report import Figures, Judged, Report
 from persona.evaluation.splits import Window, rolling_windows
+from persona.projections.histories import NONE
 from persona.ranking.channels import Candidate
+from persona.ranking.days import Days
 from persona.ranking.decay import choose_half_life
 from persona.ranking.fusion import fused_order
 from persona.ranking.model import PRIOR_WEIGHTS, Judgement, RankingModel, fit
 from persona.ranking.tuning import Tuned, TuningQuery
-from persona.schemas import DayBucket
 
 NEWEST, BEFORE, THEN = "the newest window", "the window before", "the window of the generation in force"
 CANDIDATE, IN_FORCE, PRIOR = "candidate", "in force", "prior weights"
@@ -63,8 +64,10 @@ class Asking:
 
     @cached_property
     def replay(self) -> Replay:
-        """What the product's channels ask."""
-        return Replay(self.log, self.window.start_ms)
+        """What the product's channels ask; about these queries in no time."""
+        replay = Replay(self.log, self.window.start_ms)
+        replay.foresee(self.queries)
+        return replay
 
     @cached_property
     def past(self) -> Past:
@@ -112,7 +115,7 @@ class Asking:
         return choose_half_life(self._buckets)
 
     @cached_property
-    def _buckets(self) -> list[DayBucket]:
+    def _buckets(self) -> Days:
         return self.log.day_buckets(self.window.start_ms)
 
 

@@ -2,6 +2,7 @@
 
 from persona.evaluation.gate import Limits
 from persona.evaluation.replay import Log
+from persona.pipeline.reading import read_ahead
 from persona.ranking.model import RankingModel
 from persona.settings import Settings
 from persona.stores.documents import Documents
@@ -26,7 +27,7 @@ def read_log(documents: Documents, *, words: bool = False) -> Log:
     texts = {campaign: text_hash(entry.text) for campaign, entry in catalogue.items() if entry.text}
     vectors = documents.embeddings.get({*records.text_hashes(), *texts.values()})
     return Log(
-        records.replayable(words=words),
+        read_ahead(records.replayable(words=words)),
         vectors=vectors,
         inferred=documents.embeddings.labels(vectors),
         named=documents.embeddings.mentions(vectors),

@@ -3,11 +3,9 @@
 What is read from where, and what is made of the answers, is decided elsewhere.
 """
 
-from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
 from typing import Any
 
@@ -17,72 +15,42 @@ from scipy.sparse import csr_array
 
 from persona.evaluation.baselines import Asked, Told
 from persona.evaluation.splits import Window
-from persona.projections.conversations import SILENCE, conversations_of, profile_of
+from persona.projections.conversations import SILENCE, profile_of
 from persona.projections.engagements import EVENT_NAMES, engagement_of, expressed_intents, mentions_of
-from persona.ranking.channels import CHANNELS, Candidate, Sources
+from persona.projections.histories import MS, NONE, Floats, Histories, Ints, Pairs, Record, ranges
+from persona.ranking.channels import CHANNELS, NEIGHBOURS, Candidate, Sources
 from persona.ranking.context import Context
+from persona.ranking.days import Days
 from persona.ranking.model import NEGATIVE, RankingModel
-from persona.ranking.relations import Row, learn, related_votes, rows_of
+from persona.ranking.relations import learn, related_votes, rows_of
 from persona.schemas import (
     Campaign,
-    Conversation,
-    DayBucket,
     Engagement,
     Event,
     NeighbourVote,
     RelatedVote,
     Relation,
     SimilarConversation,
-    UserProfile,
     Vector,
     Vectors,
 )
 
+Nearest = Sequence[tuple[int, float]]
+"""Places and cosines."""
+ASKED_AT_ONCE = 128
+"""Vectors whose neighbours are looked for together: what bounds the memory."""
 RELEVANT = (Event.CLICK, Event.REPLY, Event.CONVERSION)
 """What shows that an offer was right; what a query is to foretell."""
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MS = timedelta(milliseconds=1)
 MS_PER_DAY = 86_400_000
-NONE = -1
 LN_2 = float(np.log(2))
 
-Ints = NDArray[np.int64]
-Record = Mapping[str, Any]
 
-
-class Names:
-    """Strings by number: as they came, until they are sorted."""
-
-    def __init__(self) -> None:
-        self.numbers: dict[str, int] = {}
-
-    def number(self, name: str | None) -> int:
-        """Of this name, a new one if need be; -1 for none."""
-        return NONE if name is None else self.numbers.setdefault(name, len(self.numbers))
-
-    def sort(self) -> Ints:
-        """Number them in their own order, whatever they came in; return the new number of each old one, and of none last."""
-        names = sorted(self.numbers)
-        moved = np.full(len(names) + 1, NONE, dtype=np.int64)
-        moved[np.array([self.numbers[name] for name in names], dtype=np.int64)] = np.arange(len(names))
-        self.numbers = {name: number for number, name in enumerate(names)}
-        return moved
-
-    @cached_property
-    def all(self) -> list[str]:
-        """By number, when no more come."""
-        return list(self.numbers)
-
-
-class Log:
-    """Everybody's records in columns, by user, then time, then id, and what is known of texts and campaigns.
-
-    A record is a row; numbers stand for names, -1 for none. Columns rather than records: a million of them are to fit.
-    """
+class Log(Histories):
+    """Everybody's histories, and what is known of texts and campaigns."""
 
     def __init__(
         self,
-        records: Iterable[Record],
+        batches: Iterable[Sequence[Record]],
         *,
         vectors: Mapping[str, Vector],
         inferred: Mapping[str, str],
@@ -98,47 +66,24 @@ class Log:
         """
         self.vectors, self.inferred, self.named, self.openings = vectors, inferred, named, openings
         self.catalogue, self.campaign_vectors = catalogue, campaign_vectors
-        self.users, self.campaigns, self.channels, self._texts, self._conversations, self._intents = (Names() for _ in range(6))
         self.words: dict[str, str] = {}
-        self._told: dict[int, tuple[int, UserProfile | None, list[Conversation]]] = {}
-        ids: list[str] = []
-        cells = array("q")
-        for record in records:
-            text = record.get("text_hash")
-            if text is not None and "message" in record:
-                self.words[text] = record["message"]
-            ids.append(record["_id"])
-            cells.extend(
-                (
-                    self.users.number(record["user_id"]),
-                    (record["timestamp"] - EPOCH) // MS,
-                    EVENT_NAMES.index(record["event"]),
-                    self.campaigns.number(record.get("campaign_id")),
-                    self.channels.number(record["channel"]),
-                    self._texts.number(text if text in vectors else None),
-                    self._conversations.number(record.get("conversation_id")),
-                    self._intents.number(record.get("intent")),
-                    record["characters"] if text in vectors else 0,
-                )
-            )
-        columns = np.array(cells, dtype=np.int64).reshape(len(ids), 9)
-        for names_of, column in ((self.users, 0), (self.campaigns, 3), (self.channels, 4)):
-            columns[:, column] = names_of.sort()[columns[:, column]]
-        names = np.array(ids, dtype=object)
-        order = np.lexsort((np.argsort(np.argsort(names)), columns[:, 1], columns[:, 0]))
-        self._ids = names[order]
-        (
-            self.user,
-            self.at_ms,
-            self.event,
-            self.campaign,
-            self.channel,
-            self._text,
-            self._conversation,
-            self._intent,
-            self._characters,
-        ) = columns[order].T.copy()
-        self.begins: Ints = np.searchsorted(self.user, np.arange(len(self.users.numbers) + 1))
+        super().__init__(map(self._with_words, batches), lambda texts: named)
+        unknown = np.array([text not in vectors for text in self.texts.all] + [True])[self.text]
+        self.text[unknown], self.characters[unknown] = NONE, 0
+
+    def _with_words(self, batch: Sequence[Record]) -> Sequence[Record]:
+        self.words.update((record["text_hash"], record["message"]) for record in batch if "message" in record)
+        return batch
+
+    @cached_property
+    def text_vectors(self) -> Vectors:
+        """The vectors by the numbers of the texts, shape (texts, dimension)."""
+        dimension = len(next(iter(self.vectors.values()), ()))
+        found = np.zeros((len(self.texts.all), dimension), np.float32)
+        for number, text in enumerate(self.texts.all):
+            if text in self.vectors:
+                found[number] = self.vectors[text]
+        return found
 
     @cached_property
     def relevant(self) -> NDArray[np.bool_]:
@@ -153,48 +98,18 @@ class Log:
         _, first = np.unique(self.user[rows] * len(self.campaigns.numbers) + self.campaign[rows], return_index=True)
         return rows[first]
 
-    def records(self, rows: Iterable[int]) -> Iterator[dict[str, Any]]:
-        """These rows as the truth has them (see `Records.histories`)."""
-        places = np.fromiter(rows, dtype=np.int64)
-        told = zip(*(column[places].tolist() for column in (self._ids, self.user, self.at_ms, self.event)), strict=True)
-        optional = (
-            ("campaign_id", self.campaigns, self.campaign),
-            ("text_hash", self._texts, self._text),
-            ("conversation_id", self._conversations, self._conversation),
-            ("intent", self._intents, self._intent),
-        )
-        named = [(field, names.all, column[places].tolist()) for field, names, column in optional]
-        characters = self._characters[places].tolist()
-        for place, (key, user, at_ms, event) in enumerate(told):
-            record: dict[str, Any] = {
-                "_id": key,
-                "user_id": self.users.all[user],
-                "timestamp": EPOCH + at_ms * MS,
-                "event": EVENT_NAMES[event],
-            }
-            for field, names, numbers in named:
-                if numbers[place] != NONE:
-                    record[field] = names[numbers[place]]
-            if "text_hash" in record:
-                record["characters"] = characters[place]
-            yield record
-
-    def day_buckets(self, before_ms: int) -> list[DayBucket]:
+    def day_buckets(self, before_ms: int) -> Days:
         """What the warehouse's day buckets held then."""
         rows = np.flatnonzero((self.at_ms < before_ms) & (self.campaign != NONE))
-        sizes = (len(self.campaigns.numbers), len(self.channels.numbers), len(EVENT_NAMES))
+        sizes = (len(self.campaigns.all), max(len(self.channels.all), 1), len(EVENT_NAMES))
         keys = self.at_ms[rows] // MS_PER_DAY
         for column, size in zip((self.campaign, self.channel, self.event), sizes, strict=True):
             keys = keys * size + column[rows]
         found, counts = np.unique(keys, return_counts=True)
-        buckets = []
-        for key, n in zip(found.tolist(), counts.tolist(), strict=True):
-            key, event = divmod(key, sizes[2])
-            key, channel = divmod(key, sizes[1])
-            day, campaign = divmod(key, sizes[0])
-            iso = (date(1970, 1, 1) + timedelta(days=day)).isoformat()
-            buckets.append(DayBucket(iso, self.campaigns.all[campaign], self.channels.all[channel], EVENT_NAMES[event], n, 0.0))
-        return buckets
+        found, event = np.divmod(found, sizes[2])
+        found, channel = np.divmod(found, sizes[1])
+        day, campaign = np.divmod(found, max(sizes[0], 1))
+        return Days(self.campaigns.all, self.channels.all, day, campaign, channel, event, counts)
 
     def shares_of_engagements(self, window: Window) -> tuple[dict[str, float], int]:
         """Each campaign's share of what began in the window, greatest first, and how much that was.
@@ -228,22 +143,7 @@ class Log:
         """What the user said from the one time to the other, both included; empty where words were not read."""
         rows = slice(self.begins[user], self.begins[user + 1])
         first, last = self.begins[user] + np.searchsorted(self.at_ms[rows], [start_ms, end_ms + 1])
-        return " ".join(self.words.get(self._texts.all[text], "") for text in self._text[first:last] if text != NONE)
-
-    def told_by(self, user: int, rows: int) -> tuple[UserProfile | None, list[Conversation]]:
-        """The user's profile and conversations when the truth had so many of their rows; the latest are remembered."""
-        before = self._told.get(user)
-        if before is None or before[0] != rows:
-            begin = self.begins[user]
-            history = list(self.records(range(begin, begin + rows)))
-            name = self.users.all[user]
-            before = (
-                rows,
-                profile_of(name, history, self.vectors, self.openings),
-                conversations_of(name, history, self.vectors, self.named, self.openings),
-            )
-            self._told[user] = before
-        return before[1], before[2]
+        return " ".join(self.words.get(self.texts.all[text], "") for text in self.text[first:last] if text != NONE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,11 +248,21 @@ class Replay:
     def __init__(self, log: Log, at_ms: int) -> None:
         self._log = log
         self.at_ms = at_ms
-        known = log.at_ms < at_ms
-        self._rows = np.bincount(log.user[known], minlength=len(log.users.numbers))
-        self._speaking = np.unique(log.user[known & (log._text != NONE)]).tolist()
-        self._ties: dict[str, list[Engagement]] = {}
+        self._talks = log.talks_before(at_ms)
+        self._ties = log.ties_before(at_ms, self._talks)
+        self._foreseen: dict[tuple[str, bytes], tuple[Nearest, Nearest]] = {}
         self._relations: dict[str, Mapping[str, Sequence[Relation]]] = {}
+
+    def foresee(self, queries: Sequence[Query]) -> None:
+        """Look for the neighbours of all these together, which takes as long as for a few of them; the vectors are let go."""
+        asked = [(query.user_id, query.context.vector) for query in queries if query.context.vector is not None]
+        if asked:
+            vectors = np.stack([vector for _, vector in asked])
+            people = nearest_of(self._profiles, vectors, [self._place_of(user) for user, _ in asked], limit=NEIGHBOURS)
+            talks = nearest_of(self._talk_vectors, vectors, [self._talks_of(user) for user, _ in asked], limit=NEIGHBOURS)
+            for (user, vector), *found in zip(asked, people, talks, strict=True):
+                self._foreseen[user, vector.tobytes()] = (found[0], found[1])
+            del self._profiles, self._talk_vectors
 
     def proposals(self, query: Query, model: RankingModel) -> dict[str, list[Candidate]]:
         """What each of the product's channels proposes to the user of the query."""
@@ -366,42 +276,40 @@ class Replay:
 
     def similar_users(self, vector: Vector, *, limit: int, exclude: str | None) -> list[tuple[str, float]]:
         """See `VectorStore.similar_users`."""
-        users, vectors = self._profiles
-        nearest = _nearest(vectors, vector, limit, [self._places[exclude]] if exclude in self._places else [])
-        return [(users[place], similarity) for place, similarity in nearest]
+        foreseen = self._foreseen.get((exclude or "", vector.tobytes())) if limit == NEIGHBOURS else None
+        found = foreseen[0] if foreseen else nearest_of(self._profiles, vector[None], [self._place_of(exclude)], limit=limit)[0]
+        return [(self._log.users.all[self._speakers[place]], similarity) for place, similarity in found]
 
     def similar_conversations(self, vector: Vector, *, limit: int, exclude_user: str | None) -> list[SimilarConversation]:
         """See `VectorStore.similar_conversations`."""
-        conversations, vectors, of_user = self._conversations
-        found = _nearest(vectors, vector, limit, of_user.get(exclude_user, []) if exclude_user is not None else [])
+        foreseen = self._foreseen.get((exclude_user or "", vector.tobytes())) if limit == NEIGHBOURS else None
+        found = (
+            foreseen[1]
+            if foreseen
+            else nearest_of(self._talk_vectors, vector[None], [self._talks_of(exclude_user)], limit=limit)[0]
+        )
         return [
-            SimilarConversation(similarity, conversations[place].ended_at_ms, conversations[place].outcomes)
-            for place, similarity in found
+            SimilarConversation(similarity, int(self._talks.ended_ms[talk]), self._outcomes_of(talk))
+            for talk, similarity in found
         ]
 
     def similar_campaigns(self, vector: Vector, *, limit: int) -> list[tuple[str, float]]:
         """See `VectorStore.similar_campaigns`; the catalogue's words have no history."""
         campaigns, vectors = self._campaigns
-        return [(campaigns[place], similarity) for place, similarity in _nearest(vectors, vector, limit, [])]
+        return [(campaigns[place], near) for place, near in nearest_of(vectors, vector[None], [range(0)], limit=limit)[0]]
 
-    @cached_property
+    @property
     def told(self) -> Told:
         """The conversations as baselines see them."""
-        conversations, vectors, _ = self._conversations
-        numbers = self._log.campaigns.numbers
-        strengths = [
-            (row, numbers[campaign], strength)
-            for row, conversation in enumerate(conversations)
-            for campaign, strength in conversation.outcomes.items()
-            if strength > 0
-        ]
-        rows, columns, values = zip(*strengths, strict=True) if strengths else ((), (), ())
-        outcomes = csr_array((values, (rows, columns)), shape=(len(conversations), len(numbers)), dtype=np.float64)
-        words = [
-            self._log.words_between(self._log.users.numbers[said.user_id], said.started_at_ms, said.ended_at_ms)
-            for said in conversations
-        ]
-        return Told(vectors, words, outcomes)
+        talks, (talk, campaign, strength) = self._talks, self._outcomes
+        liked = strength > 0
+        shape = (len(talks.user), len(self._log.campaigns.all))
+        words = zip(talks.user.tolist(), talks.started_ms.tolist(), talks.ended_ms.tolist(), strict=True)
+        return Told(
+            self._talk_vectors,
+            [self._log.words_between(user, started, ended) for user, started, ended in words],
+            csr_array((strength[liked], (talk[liked], campaign[liked])), shape=shape),
+        )
 
     # -- the graph --------------------------------------------------------------------------------------------------------
 
@@ -409,17 +317,21 @@ class Replay:
         self, neighbours: Mapping[str, float], *, now_ms: int, half_life_days: float, limit: int
     ) -> list[NeighbourVote]:
         """See `Graph.campaigns_of`."""
+        pairs, begins = self._pairs
+        users = np.array([self._log.users.numbers[user] for user in neighbours], np.int64)
+        counts = begins[users + 1] - begins[users]
+        theirs = ranges(begins[users], counts)
+        age_ms = np.maximum(now_ms - pairs.last_at_ms[theirs], 0)
         decay_per_ms = LN_2 / (half_life_days * MS_PER_DAY)
-        scores: dict[str, float] = defaultdict(float)
-        users: dict[str, int] = defaultdict(int)
-        for user, similarity in neighbours.items():
-            for tie in self._ties_of(user):
-                if tie.weight > 0:
-                    age_ms = max(now_ms - tie.last_at_ms, 0)
-                    scores[tie.campaign_id] += similarity * tie.weight * float(np.exp(-decay_per_ms * age_ms))
-                    users[tie.campaign_id] += 1
-        best = sorted(scores, key=lambda campaign: (-scores[campaign], campaign))[:limit]
-        return [NeighbourVote(campaign, scores[campaign], users[campaign]) for campaign in best]
+        pulls = np.repeat(list(neighbours.values()), counts) * pairs.weight[theirs] * np.exp(-decay_per_ms * age_ms)
+        positive = pairs.weight[theirs] > 0
+        campaigns = pairs.campaign[theirs][positive]
+        scores, voters = np.bincount(campaigns, pulls[positive]), np.bincount(campaigns)
+        found = np.flatnonzero(voters)
+        best = found[np.argsort(-scores[found], kind="stable")][:limit]
+        names = self._log.campaigns.all
+        voted = zip(best.tolist(), scores[best].tolist(), voters[best].tolist(), strict=True)
+        return [NeighbourVote(names[campaign], score, users) for campaign, score, users in voted]
 
     def related_campaigns(self, history: Mapping[str, float], *, generation: str, limit: int) -> list[RelatedVote]:
         """See `Graph.related_campaigns`; a generation is called by the half-life of tastes with which it would have been learned then."""
@@ -429,73 +341,70 @@ class Replay:
 
     # -- what they hold ---------------------------------------------------------------------------------------------------
 
-    def _ties_of(self, user: str) -> list[Engagement]:
-        if user not in self._ties:
-            number = self._log.users.numbers[user]
-            begin = self._log.begins[number]
-            rows = np.arange(begin, begin + self._rows[number])
-            self._ties[user] = engagements_of(self._log.records(rows[self._log.campaign[rows] != NONE]))
-        return self._ties[user]
-
     def _learned(self, half_life_days: float) -> Mapping[str, Sequence[Relation]]:
-        log = self._log
-        known = log.at_ms < self.at_ms
-        with_campaign = known & (log.campaign != NONE)
-        end_of_newest_day = (int(log.at_ms[with_campaign].max(initial=-1)) // MS_PER_DAY + 1) * MS_PER_DAY
-        campaigns = {log.campaigns.all[number] for number in np.unique(log.campaign[with_campaign])}
-        for text in np.unique(log._text[known & (log._text != NONE)]):
-            campaigns.update(log.named.get(log._texts.all[text], ()))
-        people = self._rows_of_everybody(now=EPOCH + end_of_newest_day * MS, half_life_days=half_life_days)
+        newest_ms = int(self._ties.at_ms[self._ties.event != NONE].max(initial=-1))
+        end_of_newest_day_ms = (newest_ms // MS_PER_DAY + 1) * MS_PER_DAY
+        rows = rows_of(self._ties, self._log.campaigns.all, now_ms=end_of_newest_day_ms, half_life_days=half_life_days)
         found: dict[str, list[Relation]] = defaultdict(list)
-        for relation in learn(people, campaigns).relations:
+        for relation in learn(rows).relations:
             found[relation.campaign_id].append(relation)
         return found
 
-    def _rows_of_everybody(self, *, now: datetime, half_life_days: float) -> Iterator[list[Row]]:
-        """What relations are learned from, person by person in the order of their ids."""
-        log = self._log
-        for user in np.argsort(np.array(log.users.all, dtype=object), kind="stable"):
-            history = list(log.records(range(log.begins[user], log.begins[user] + self._rows[user])))
-            yield rows_of(history, log.named, now=now, half_life_days=half_life_days)
+    @cached_property
+    def _pairs(self) -> tuple[Pairs, Ints]:
+        """What was done, and where each user's begins."""
+        pairs = self._ties.pairs(len(self._log.campaigns.all))
+        return pairs, np.searchsorted(pairs.user, np.arange(len(self._log.users.all) + 1))
 
     @cached_property
-    def _profiles(self) -> tuple[list[str], Vectors]:
-        profiles = [profile for profile, _ in self._told if profile]
-        return [profile.user_id for profile in profiles], _stacked([profile.vector for profile in profiles])
+    def _talk_vectors(self) -> Vectors:
+        return self._log.talk_vectors(self._talks, self._log.text_vectors, self._log.openings)
 
     @cached_property
-    def _places(self) -> Mapping[str | None, int]:
-        return {user: place for place, user in enumerate(self._profiles[0])}
+    def _speakers(self) -> Ints:
+        return np.unique(self._talks.user)
 
     @cached_property
-    def _conversations(self) -> tuple[list[Conversation], Vectors, Mapping[str, list[int]]]:
-        conversations = [conversation for _, told in self._told for conversation in told]
-        of_user: dict[str, list[int]] = defaultdict(list)
-        for place, conversation in enumerate(conversations):
-            of_user[conversation.user_id].append(place)
-        return conversations, _stacked([conversation.vector for conversation in conversations]), of_user
+    def _profiles(self) -> Vectors:
+        """Of the speakers."""
+        return self._log.profiles(self._talks, self._talk_vectors, self._log.text_vectors)
+
+    def _place_of(self, user: str | None) -> range:
+        """Where the user is among the speakers."""
+        number = self._log.users.numbers.get(user or "", NONE)
+        return range(*np.searchsorted(self._speakers, [number, number + 1]).tolist())
+
+    def _talks_of(self, user: str | None) -> range:
+        number = self._log.users.numbers.get(user or "", NONE)
+        return range(*np.searchsorted(self._talks.user, [number, number + 1]).tolist())
+
+    @cached_property
+    def _outcomes(self) -> tuple[Ints, Ints, Floats]:
+        return self._ties.outcomes()
+
+    def _outcomes_of(self, talk: int) -> dict[str, float]:
+        talks, campaigns, strengths = self._outcomes
+        theirs = slice(*np.searchsorted(talks, [talk, talk + 1]))
+        names = self._log.campaigns.all
+        led_to = zip(campaigns[theirs].tolist(), strengths[theirs].tolist(), strict=True)
+        return {names[campaign]: strength for campaign, strength in led_to}
 
     @cached_property
     def _campaigns(self) -> tuple[list[str], Vectors]:
         campaigns = sorted(self._log.campaign_vectors)
-        return campaigns, _stacked([self._log.campaign_vectors[campaign] for campaign in campaigns])
-
-    @cached_property
-    def _told(self) -> list[tuple[UserProfile | None, list[Conversation]]]:
-        return [self._log.told_by(user, int(self._rows[user])) for user in self._speaking]
+        vectors = [self._log.campaign_vectors[campaign] for campaign in campaigns]
+        return campaigns, np.stack(vectors) if vectors else np.zeros((0, 0), dtype=np.float32)
 
 
-def _stacked(vectors: Sequence[Vector]) -> Vectors:
-    return np.stack(vectors) if vectors else np.zeros((0, 0), dtype=np.float32)
-
-
-def _nearest(vectors: Vectors, vector: Vector, limit: int, excluded: Sequence[int]) -> list[tuple[int, float]]:
-    """Places of the nearest, with their cosines; all are of length one but for a campaign's padding."""
-    if not len(vectors):
-        return []
-    similarities = vectors @ vector
-    similarities[list(excluded)] = -np.inf
-    count = min(limit, len(vectors) - len(excluded))
-    best = np.argpartition(-similarities, count - 1)[:count] if 0 < count < len(vectors) else np.arange(len(vectors))
-    ordered = best[np.argsort(-similarities[best], kind="stable")][:count]
-    return [(int(place), float(similarities[place])) for place in ordered]
+def nearest_of(vectors: Vectors, asked: Vectors, excluded: Sequence[range], *, limit: int) -> list[Nearest]:
+    """The nearest of each `asked`, shape (asked, dimension), but for those `excluded`, as places and cosines, nearest first."""
+    found: list[Nearest] = []
+    for begin in range(0, len(asked) if len(vectors) else 0, ASKED_AT_ONCE):
+        similarities = asked[begin : begin + ASKED_AT_ONCE] @ vectors.T
+        for row, without in zip(similarities, excluded[begin:], strict=False):
+            row[without.start : without.stop] = -np.inf
+            count = min(limit, len(vectors) - len(without))
+            best = np.argpartition(-row, count - 1)[:count] if 0 < count < len(row) else np.arange(len(row))
+            ordered = best[np.lexsort((best, -row[best]))][:count]
+            found.append(list(zip(ordered.tolist(), row[ordered].tolist(), strict=True)))
+    return found or [[] for _ in asked]

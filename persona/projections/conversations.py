@@ -2,7 +2,7 @@
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import accumulate
@@ -76,7 +76,7 @@ def openings_of(user_id: str, history: Sequence[Mapping[str, Any]]) -> list[Open
         messages = thread.opening()
         if len(messages) > 1:
             words = in_one([message["message"] for message in messages])
-            openings.append(Opening(_conversation_id(user_id, thread.first["_id"]), user_id, _said(messages), words))
+            openings.append(Opening(conversation_id(user_id, thread.first["_id"]), user_id, _said(messages), words))
     return openings
 
 
@@ -100,7 +100,7 @@ def conversations_of(
     _attribute(threads, history, named)
     return [
         Conversation(
-            conversation_id=_conversation_id(user_id, thread.first["_id"]),
+            conversation_id=conversation_id(user_id, thread.first["_id"]),
             user_id=user_id,
             vector=_vector_of(user_id, thread, vectors, openings),
             messages=len(thread.messages),
@@ -114,14 +114,7 @@ def conversations_of(
 
 def conversation_ids_of(user_id: str, history: Sequence[Mapping[str, Any]]) -> list[str]:
     """The ids of the conversations that `conversations_of` makes of this history."""
-    return [_conversation_id(user_id, thread.first["_id"]) for thread in _threads(history)]
-
-
-def ties_of(history: Sequence[Mapping[str, Any]], named: Mapping[str, Sequence[str]]) -> tuple[list[list[Tie]], list[Tie]]:
-    """What each of the user's conversations named or led to, and what happened apart from any; see `conversations_of`."""
-    threads = _threads(history)
-    apart = _attribute(threads, history, named)
-    return [thread.ties for thread in threads], apart
+    return [conversation_id(user_id, thread.first["_id"]) for thread in _threads(history)]
 
 
 def profile_of(
@@ -170,7 +163,7 @@ def _vector_of(
     user_id: str, thread: _Thread, vectors: Mapping[str, Vector], openings: Mapping[str, tuple[str, Vector]]
 ) -> Vector:
     messages = thread.opening()
-    said, vector = openings.get(_conversation_id(user_id, thread.first["_id"]), ("", None))
+    said, vector = openings.get(conversation_id(user_id, thread.first["_id"]), ("", None))
     if vector is not None and said == _said(messages):
         return vector
     lengths = np.array([_length(message) for message in messages], dtype=np.float32)
@@ -197,14 +190,13 @@ def _threads(history: Sequence[Mapping[str, Any]]) -> list[_Thread]:
     return threads
 
 
-def _attribute(threads: Sequence[_Thread], history: Sequence[Mapping[str, Any]], names: Mapping[str, Sequence[str]]) -> list[Tie]:
-    """Give each conversation what its messages name, and each record about a campaign that belongs to it; return the others' ties."""
+def _attribute(threads: Sequence[_Thread], history: Sequence[Mapping[str, Any]], names: Mapping[str, Sequence[str]]) -> None:
+    """Give each conversation what its messages name, and each record about a campaign that belongs to it."""
     for each in threads:
         for message in each.messages:
             each.ties += [Tie(campaign, None, message["timestamp"]) for campaign in names.get(message["text_hash"], ())]
     named = {thread.first["conversation_id"]: thread for thread in threads if "conversation_id" in thread.first}
     starts, latest = _latest_by_start(threads)
-    apart: list[Tie] = []
     for record in history:
         if "campaign_id" not in record:
             continue
@@ -214,8 +206,8 @@ def _attribute(threads: Sequence[_Thread], history: Sequence[Mapping[str, Any]],
             thread = latest[bisect_right(starts, at)]
             if thread is not None and at - thread.ended_at > ATTRIBUTION:
                 thread = None
-        (apart if thread is None else thread.ties).append(Tie(record["campaign_id"], Event(record["event"]), at))
-    return apart
+        if thread is not None:
+            thread.ties.append(Tie(record["campaign_id"], Event(record["event"]), at))
 
 
 def _latest_by_start(threads: Sequence[_Thread]) -> tuple[list[datetime], list[_Thread | None]]:
@@ -228,13 +220,18 @@ def _latest_by_start(threads: Sequence[_Thread]) -> tuple[list[datetime], list[_
     return [thread.first["timestamp"] for thread in by_start], latest
 
 
-def _conversation_id(user_id: str, first_message_id: str) -> str:
+def conversation_id(user_id: str, first_message_id: str) -> str:
+    """Of the user's conversation that begins with this message."""
     return hashlib.blake2b(f"{user_id}\x00{first_message_id}".encode(), digest_size=16).hexdigest()
 
 
-def _said(messages: Sequence[Mapping[str, Any]]) -> str:
+def said_in(text_hashes: Iterable[str]) -> str:
     """Equal for equal messages in the same order."""
-    return hashlib.blake2b("".join(message["text_hash"] for message in messages).encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b("".join(text_hashes).encode(), digest_size=16).hexdigest()
+
+
+def _said(messages: Sequence[Mapping[str, Any]]) -> str:
+    return said_in(message["text_hash"] for message in messages)
 
 
 def _length(message: Mapping[str, Any]) -> int:

@@ -1,19 +1,13 @@
 """How fast popularity fades, learned from day buckets: the half-life under which the figures foretell best. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import date
 
 import numpy as np
 
-from persona.projections.engagements import EVENT_WEIGHTS
-from persona.ranking.model import (
-    HALF_LIFE_DAYS,
-    NEGATIVE,
-    PRIOR_APPROVALS,
-    PRIOR_REFUSALS,
-    PRIOR_STRENGTH,
-)
+from persona.projections.histories import EVENTS, WEIGHTS
+from persona.ranking.days import Days
+from persona.ranking.model import HALF_LIFE_DAYS, PRIOR_APPROVALS, PRIOR_REFUSALS, PRIOR_STRENGTH, REFUSALS
 from persona.schemas import DayBucket, Event
 
 HALF_LIVES = (HALF_LIFE_DAYS, 4.0, 14.0, 2.0, 30.0, 1.0, 60.0, 120.0, 365.0, 3650.0)
@@ -28,7 +22,7 @@ ENOUGH_EVENTS = 200
 Table = np.ndarray[tuple[int, int], np.dtype[np.float64]]
 
 
-def choose_half_life(buckets: Sequence[DayBucket]) -> float:
+def choose_half_life(buckets: Iterable[DayBucket]) -> float:
     """The half-life in days whose decayed engagement ranks best, window by window, what people converted on next.
 
     What is foretold are conversions, or all favourable events where nobody converted. A ranking's worth is the mean over those
@@ -49,26 +43,24 @@ class _History:
     """Events per day and campaign; all tables of shape (days, campaigns)."""
 
     days: np.ndarray[tuple[int], np.dtype[np.int64]]
-    """Ordinals of the days on which anything happened, in order."""
+    """The days on which anything happened, in order."""
     favourable: Table
     refusals: Table
     wanted: Table
 
     @classmethod
-    def of(cls, buckets: Sequence[DayBucket]) -> "_History":
-        days, day = np.unique(
-            np.array([date.fromisoformat(row.day).toordinal() for row in buckets], np.int64), return_inverse=True
-        )
-        campaigns, campaign = np.unique(np.array([row.campaign_id for row in buckets], dtype=object), return_inverse=True)
+    def of(cls, buckets: Iterable[DayBucket]) -> "_History":
+        columns = Days.of(buckets)
+        days, day = np.unique(columns.day, return_inverse=True)
+        shape = (len(days), len(columns.campaigns))
+        cell = day * shape[1] + columns.campaign
 
-        def table(worth: dict[Event, float]) -> Table:
-            cells = np.zeros((len(days), len(campaigns)))
-            np.add.at(cells, (day, campaign), np.array([row.n * worth.get(Event(row.event), 0.0) for row in buckets], float))
-            return cells
+        def table(worth: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Table:
+            return np.bincount(cell, columns.n * worth[columns.event], shape[0] * shape[1]).astype(np.float64).reshape(shape)
 
-        favourable = table({event: weight for event, weight in EVENT_WEIGHTS.items() if event not in NEGATIVE})
-        conversions = table({Event.CONVERSION: 1.0})
-        return cls(days, favourable, table(dict.fromkeys(NEGATIVE, 1.0)), conversions if conversions.any() else favourable)
+        favourable = table(np.where(REFUSALS, 0.0, WEIGHTS))
+        conversions = table((np.arange(len(WEIGHTS)) == EVENTS[Event.CONVERSION]).astype(float))
+        return cls(days, favourable, table(REFUSALS.astype(float)), conversions if conversions.any() else favourable)
 
     def window_ends(self) -> list[int]:
         """Where each window's days end, as indexes of days; fewer than `WINDOWS` where too few days have events."""

@@ -1,12 +1,15 @@
 """The ranking model: weights of the channels and how well each campaign does. Fitted from day buckets; pure."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from persona.projections.engagements import EVENT_WEIGHTS
+from persona.projections.engagements import EVENT_NAMES, EVENT_WEIGHTS
+from persona.projections.histories import EVENTS, WEIGHTS
+from persona.ranking.days import EPOCH, Days
 from persona.ranking.relations import RelationsSummary
 from persona.schemas import DayBucket, Event
 
@@ -30,6 +33,8 @@ PRIOR_APPROVALS, PRIOR_REFUSALS = 2.0, 1.0
 PRIOR_STRENGTH = EVENT_WEIGHTS[Event.IMPRESSION]
 """Every campaign is imagined to have been seen once more than it was, so that a new one has a place."""
 NEGATIVE = frozenset({Event.DISMISS, Event.UNSUBSCRIBE})
+REFUSALS = np.isin(EVENT_NAMES, [event.value for event in NEGATIVE])
+"""The same, by the events' numbers."""
 ANY_CHANNEL = ""
 
 
@@ -118,30 +123,37 @@ class RankingModel(BaseModel):
 
 def fit(buckets: Iterable[DayBucket], *, facts: int, fingerprint: str, half_life_days: float = HALF_LIFE_DAYS) -> RankingModel:
     """Fit the campaigns' figures from day buckets, decayed relative to the newest day among them; the weights are the prior."""
-    rows = list(buckets)
-    newest = max((date.fromisoformat(row.day) for row in rows), default=None)
-    grouped: dict[str, dict[str, list[tuple[DayBucket, float]]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        age = (newest - date.fromisoformat(row.day)).days if newest else 0
-        decayed = row.n * 0.5 ** (age / half_life_days)
-        grouped[ANY_CHANNEL][row.campaign_id].append((row, decayed))
-        grouped[row.channel][row.campaign_id].append((row, decayed))
+    days = Days.of(buckets)
+    newest = int(days.day.max()) if len(days.day) else 0
+    decayed = days.n * 0.5 ** ((newest - days.day) / half_life_days)
+    of_channels = ((channel, days.channel == number) for number, channel in enumerate(days.channels))
     return RankingModel(
         weights=dict(PRIOR_WEIGHTS),
         half_life_days=half_life_days,
-        newest_day=newest.isoformat() if newest else None,
+        newest_day=(EPOCH + timedelta(days=newest)).isoformat() if len(days.day) else None,
         facts=facts,
         fingerprint=fingerprint,
         figures={
-            channel: {campaign: _figures(cells) for campaign, cells in sorted(campaigns.items())}
-            for channel, campaigns in sorted(grouped.items())
+            channel: _figures(days, decayed, which)
+            for channel, which in ((ANY_CHANNEL, np.ones(len(decayed), np.bool_)), *of_channels)
+            if which.any()
         },
     )
 
 
-def _figures(cells: list[tuple[DayBucket, float]]) -> Figures:
-    favourable = sum(EVENT_WEIGHTS[Event(row.event)] * n for row, n in cells if Event(row.event) not in NEGATIVE)
-    refusals = sum(n for row, n in cells if Event(row.event) in NEGATIVE)
+def _figures(days: Days, decayed: NDArray[np.float64], which: NDArray[np.bool_]) -> dict[str, Figures]:
+    event = days.event[which]
+    campaign, weight, refusal = days.campaign[which], WEIGHTS[event], REFUSALS[event]
+
+    def total(worth: NDArray[np.float64] | NDArray[np.int64]) -> NDArray[np.float64]:
+        return np.bincount(campaign, worth, len(days.campaigns)).astype(np.float64)
+
+    favourable, refusals = total(decayed[which] * weight * ~refusal), total(decayed[which] * refusal)
     approval = (favourable + PRIOR_APPROVALS) / (favourable + refusals + PRIOR_APPROVALS + PRIOR_REFUSALS)
-    conversions = sum(row.n for row, _ in cells if row.event == Event.CONVERSION)
-    return Figures(strength=favourable, approval=approval, conversions=conversions)
+    conversions = total(days.n[which] * (event == EVENTS[Event.CONVERSION]))
+    return {
+        days.campaigns[number]: Figures(
+            strength=float(favourable[number]), approval=float(approval[number]), conversions=int(conversions[number])
+        )
+        for number in np.unique(campaign).tolist()
+    }

@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import groupby
-from operator import itemgetter
 
 from pymongo.client_session import ClientSession
 
@@ -14,17 +12,19 @@ from persona.errors import NotFound
 from persona.pipeline import sinks
 from persona.pipeline.draining import Pipeline
 from persona.pipeline.lease import Lease
+from persona.pipeline.reading import read_ahead
 from persona.pipeline.stages import CODE_VERSIONS, PROJECTIONS
+from persona.projections.histories import EVER, Histories
+from persona.ranking.days import Days
 from persona.ranking.decay import choose_half_life
 from persona.ranking.generation import Decision, Verdict, decide, generation_id
 from persona.ranking.model import RankingModel, fit
-from persona.ranking.relations import Row, learn, rows_of
+from persona.ranking.relations import Rows, learn, rows_of
 from persona.stores.graph import Graph
 from persona.stores.warehouse import Warehouse
 
 GROWTH = 1.2
 """A model is fitted anew when there are this many times the facts it was fitted on."""
-PEOPLE_AT_ONCE = 1_000
 KEPT = 10
 """Published generations, the newest, that can be put in force again."""
 
@@ -75,11 +75,10 @@ def fit_candidate(pipeline: Pipeline, warehouse: Warehouse, *, run_id: str) -> F
         stored = generations.candidate()
         model = RankingModel.model_validate(stored) if stored else None
         if model is None or model.fingerprint != fingerprint:
-            buckets = warehouse.day_buckets()
+            buckets = Days.of(warehouse.day_buckets())
             half_life = choose_half_life(buckets)
             model = fit(buckets, facts=facts, fingerprint=fingerprint, half_life_days=half_life)
-            campaigns = {*model.overall, *pipeline.documents.embeddings.mentioned_campaigns()}
-            learned = learn(_rows_of_everybody(pipeline, lease, model), campaigns)
+            learned = learn(_rows_of_everybody(pipeline, model))
             model = model.model_copy(update={"relations": learned.summary})
             lease.check()
             pipeline.documents.relations.put(fingerprint, learned.relations, run_id=run_id)
@@ -205,13 +204,10 @@ def _by_hand(pipeline: Pipeline, run_id: str, verb: str) -> Iterator[Lease]:
         count(1)
 
 
-def _rows_of_everybody(pipeline: Pipeline, lease: Lease, model: RankingModel) -> Iterator[list[Row]]:
-    """What relations are learned from, person by person in the order of their ids, from the truth."""
-    documents, last = pipeline.documents, ""
-    while users := documents.records.users_after(last, limit=PEOPLE_AT_ONCE):
-        lease.check()
-        history = list(documents.records.histories(users))
-        named = documents.embeddings.mentions({record["text_hash"] for record in history if "text_hash" in record})
-        for _, theirs in groupby(history, itemgetter("user_id")):
-            yield rows_of(list(theirs), named, now=model.as_of, half_life_days=model.taste_half_life_days)
-        last = users[-1]
+def _rows_of_everybody(pipeline: Pipeline, model: RankingModel) -> Rows:
+    """What relations are learned from, of the truth."""
+    documents = pipeline.documents
+    histories = Histories(read_ahead(documents.records.replayable()), documents.embeddings.mentions)
+    ties = histories.ties_before(EVER, histories.talks_before(EVER))
+    now_ms = round(model.as_of.timestamp() * 1000)
+    return rows_of(ties, histories.campaigns.all, now_ms=now_ms, half_life_days=model.taste_half_life_days)

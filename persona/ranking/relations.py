@@ -3,20 +3,17 @@
 Pure. Where events come from and where relations are kept is decided elsewhere.
 """
 
-from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from heapq import nlargest
-from itertools import chain
-from typing import TYPE_CHECKING, Any
+from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from persona.projections.conversations import Tie, ties_of
-from persona.projections.engagements import EVENT_WEIGHTS
+from persona.projections.engagements import EVENT_NAMES
+from persona.projections.histories import MS, NEGATIVE, NEVER, NONE, WEIGHTS, Ties
 from persona.schemas import Event, RelatedVote, Relation
 
 if TYPE_CHECKING:
@@ -40,11 +37,10 @@ DIGITS = 6
 DAY = timedelta(days=1)
 NOT_THEIRS = frozenset({Event.IMPRESSION})
 """What we did, not the person: learning from it would be learning from our own choices."""
-NEGATIVE = frozenset(event for event, weight in EVENT_WEIGHTS.items() if weight < 0)
+NOT_ENGAGING = np.isin(EVENT_NAMES, [event.value for event in NOT_THEIRS])
+"""The same, by the events' numbers."""
 
 Matrix = NDArray[np.float64]
-Row = Mapping[str, float]
-"""Campaign id to how strongly a conversation, or a person, is tied to it, in (0, 1]."""
 
 
 class RelationsSummary(BaseModel):
@@ -67,59 +63,86 @@ class Learned:
     summary: RelationsSummary
 
 
-def rows_of(
-    history: Sequence[Mapping[str, Any]], named: Mapping[str, Sequence[str]], *, now: datetime, half_life_days: float
-) -> list[Row]:
-    """A row for each of a person's conversations, and one for all that they did; those with nothing in them are left out.
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What relations are learned from: rows of campaigns, those of a person together, person by person; nobody has none."""
 
-    `history` and `named` are as for `conversations_of`. All that a conversation named or led to counts alike, of all that was done
-    the strongest event of a campaign; either is halved with every `half_life_days` between the newest and `now`. Impressions do
-    not count, and nothing does that the person refused and did not engage with since.
+    cells: "csr_array"
+    """Shape (rows, campaigns): how strongly a conversation, or a person, is tied to each, in (0, 1]."""
+    person: NDArray[np.int64]
+    """Whose each row is, counted from zero."""
+    campaigns: Sequence[str]
+    """In their order."""
+
+
+def rows_of(ties: Ties, campaigns: Sequence[str], *, now_ms: int, half_life_days: float) -> Rows:
+    """A row for each conversation of a person, and one for all that they did; those with nothing in them are left out.
+
+    All that a conversation named or led to counts alike, of all that was done the strongest event of a campaign; either is halved with
+    every `half_life_days` between the newest and `now_ms`. Impressions do not count, and nothing does that the person refused and did
+    not engage with since. Of a person with very many entries the strongest count. `campaigns` are named by their number.
     """
-    conversations, apart = ties_of(history, named)
-    everything = list(chain(*conversations, apart))
-    refused = _refused(everything)
+    from scipy.sparse import csr_array  # half a second to import: who only answers needs no matrix
 
-    def row(ties: Iterable[Tie], *, alike: bool) -> Row:
-        weights: dict[str, float] = {}
-        newest: dict[str, datetime] = {}
-        for campaign, event, at in ties:
-            if event in NOT_THEIRS or event in NEGATIVE or campaign in refused:
-                continue
-            weight = 1.0 if alike or event is None else EVENT_WEIGHTS[event]
-            weights[campaign] = max(weight, weights.get(campaign, 0.0))
-            newest[campaign] = max(at, newest.get(campaign, at))
-        return {
-            campaign: weight * 0.5 ** (max((now - newest[campaign]) / DAY, 0.0) / half_life_days)
-            for campaign, weight in weights.items()
-        }
+    size = max(len(campaigns), 1)
+    done = ties.event != NONE
+    negative, theirs = done & NEGATIVE[ties.event], ~(done & NOT_ENGAGING[ties.event])
+    counting = np.flatnonzero(theirs & ~negative & ~_refused(ties, size, done & theirs, negative))
+    inside = counting[ties.talk[counting] != NONE]
+    apart = counting[done[counting]]
+    talks = int(ties.talk.max(initial=NONE)) + 1  # what a person did stands after their conversations
+    row = np.concatenate((ties.talk[inside], talks + ties.user[apart]))
+    rows = np.concatenate((inside, apart))
+    weights = np.concatenate((np.ones(len(inside)), WEIGHTS[ties.event[apart]]))
+    keys, cell = np.unique(row * size + ties.campaign[rows], return_inverse=True)
+    strongest, newest = np.zeros(len(keys)), np.zeros(len(keys), np.int64)
+    np.maximum.at(strongest, cell, weights)
+    np.maximum.at(newest, cell, ties.at_ms[rows])
+    owner = np.zeros(len(keys), np.int64)
+    owner[cell] = ties.user[rows]
+    weight = strongest * 0.5 ** (np.maximum(now_ms - newest, 0) / (DAY // MS) / half_life_days)
+    row_of, campaign = np.divmod(keys, size)
+    order = np.lexsort((campaign, row_of, owner))
+    order = order[weight[order] > 0]
+    owner, row_of, campaign, weight = owner[order], row_of[order], campaign[order], weight[order]
+    kept = _strongest_entries(owner, row_of, campaign, weight)
+    owner, row_of, campaign, weight = owner[kept], row_of[kept], campaign[kept], weight[kept]
+    begins = np.flatnonzero(np.concatenate(([True], np.diff(row_of) != 0)))[: len(row_of)]
+    person = np.unique(owner[begins], return_inverse=True)[1]
+    known = np.unique(ties.campaign)  # a campaign that nobody met yet is none
+    columns = (weight, np.searchsorted(known, campaign), np.append(begins, len(weight)))
+    names = [campaigns[number] for number in known.tolist()]
+    return Rows(csr_array(columns, shape=(len(begins), len(names))), person, names)
 
-    done = [tie for tie in everything if tie.event is not None]
-    found = [row(ties, alike=True) for ties in conversations] + [row(done, alike=False)]
-    return [each for each in found if each]
+
+def _refused(ties: Ties, size: int, done: NDArray[np.bool_], negative: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which ties are to campaigns that the person refused and did not engage with since; to name one is not to engage with it."""
+    keys, pair = np.unique(ties.user * size + ties.campaign, return_inverse=True)
+    refused, engaged = np.full(len(keys), NEVER), np.full(len(keys), NEVER)
+    np.maximum.at(refused, pair[negative], ties.at_ms[negative])
+    np.maximum.at(engaged, pair[done & ~negative], ties.at_ms[done & ~negative])
+    found: NDArray[np.bool_] = ((refused != NEVER) & (engaged <= refused))[pair]
+    return found
 
 
-def _refused(ties: Iterable[Tie]) -> set[str]:
-    """The campaigns that were refused and not engaged with since; to name one is not to engage with it."""
-    refusals: dict[str, datetime] = {}
-    engagements: dict[str, datetime] = {}
-    for campaign, event, at in ties:
-        if event is not None and event not in NOT_THEIRS:
-            times = refusals if event in NEGATIVE else engagements
-            times[campaign] = max(at, times.get(campaign, at))
-    return {campaign for campaign, at in refusals.items() if campaign not in engagements or engagements[campaign] <= at}
+def _strongest_entries(
+    owner: NDArray[np.int64], row: NDArray[np.int64], campaign: NDArray[np.int64], weight: Matrix
+) -> NDArray[np.int64]:
+    """Which entries count of people who have too many of them."""
+    _, place, counts = np.unique(owner, return_inverse=True, return_counts=True)
+    if counts.max(initial=0) <= MOST_OF_ONE:
+        return np.arange(len(owner))
+    order = np.lexsort((row, campaign, weight, place))
+    return np.sort(order[np.arange(len(order)) >= np.cumsum(counts)[place[order]] - MOST_OF_ONE])
 
 
-def learn(people: Iterable[Sequence[Row]], campaigns: Iterable[str]) -> Learned:
-    """Learn how `campaigns` go together from the rows of people, person by person; other campaigns in them do not count.
-
-    `people` is read once, in bounded memory; above `LARGEST` campaigns it is not read, and the summary says so.
-    """
-    names = sorted(set(campaigns))
+def learn(rows: Rows) -> Learned:
+    """Learn how campaigns go together; above `LARGEST` of them nothing is learned, and the summary says so."""
+    names = rows.campaigns
     if len(names) > LARGEST:
         reason = f"{len(names):,} campaigns are more than the {LARGEST:,} for which related campaigns are learned"
         return Learned([], RelationsSummary(campaigns=len(names), left_out=reason))
-    together = co_engagement(people, names, parts=2 if len(names) <= COMPARED_UP_TO else 1)
+    together = co_engagement(rows, parts=2 if len(names) <= COMPARED_UP_TO else 1)
     if not together.support.any():
         return Learned([], RelationsSummary(people=together.people, campaigns=len(names)))
     regularisation = _regularisation(together.grams)
@@ -164,81 +187,41 @@ class CoEngagement:
     people: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Block:
-    """Rows of whole people."""
-
-    rows: "csr_array"
-    person: NDArray[np.int64]
-    """Whose each row is, counted over all blocks."""
-
-
-def co_engagement(people: Iterable[Sequence[Row]], campaigns: Sequence[str], *, parts: int = 1) -> CoEngagement:
+def co_engagement(rows: Rows, *, parts: int = 1) -> CoEngagement:
     """Add people up in so many parts, turn by turn."""
-    size = len(campaigns)
+    size = len(rows.campaigns)
     grams = [np.zeros((size, size)) for _ in range(parts)]
     support = np.zeros((size, size), dtype=np.int32)
-    seen = 0
-    for block in _blocks(people, {campaign: number for number, campaign in enumerate(campaigns)}):
+    for cells, person in _blocks(rows):
         for part, gram in enumerate(grams):
-            rows = block.rows[block.person % parts == part]
-            _add(gram, rows.T @ rows)
-        people_of_block = _people(block)
-        _add(support, people_of_block.T @ people_of_block)
-        seen = int(block.person[-1]) + 1
+            of_part = cells[person % parts == part]
+            _add(gram, of_part.T @ of_part)
+        people = _people(cells, person)
+        _add(support, people.T @ people)
     np.fill_diagonal(support, 0)
-    return CoEngagement(grams, support, seen)
+    return CoEngagement(grams, support, int(rows.person.max(initial=-1)) + 1)
 
 
-def _blocks(people: Iterable[Sequence[Row]], numbers: Mapping[str, int]) -> Iterator[_Block]:
-    """The rows of X in blocks whose products fit in memory; who has nothing in their rows is no one."""
-    from scipy.sparse import csr_array  # half a second to import: who only answers needs no matrix
-
-    weights: list[float] = []
-    columns: list[int] = []
-    ends, person = [0], array("q")
-    seen, cost = 0, 0
-
-    def block() -> _Block:
-        return _Block(csr_array((weights, columns, ends), shape=(len(ends) - 1, len(numbers))), np.array(person))
-
-    for rows in people:
-        theirs = [
-            [(weight, numbers[campaign]) for campaign, weight in row.items() if weight > 0 and campaign in numbers]
-            for row in rows
-        ]
-        for row in _strongest_entries(theirs) if sum(map(len, theirs)) > MOST_OF_ONE else theirs:
-            if row:
-                weights += [weight for weight, _ in row]
-                columns += [column for _, column in row]
-                ends.append(len(columns))
-                person.append(seen)
-                cost += len(row) ** 2
-        if len(person) and person[-1] == seen:
-            seen += 1
-        if cost >= BLOCK:
-            yield block()
-            weights, columns, ends, person, cost = [], [], [0], array("q"), 0
-    if len(person):
-        yield block()
+def _blocks(rows: Rows) -> Iterator[tuple["csr_array", NDArray[np.int64]]]:
+    """Rows of whole people, so many that their products fit in memory."""
+    cost = np.cumsum(np.diff(rows.cells.indptr).astype(np.int64) ** 2)
+    begin = 0
+    while begin < len(rows.person):
+        spent = int(cost[begin - 1]) if begin else 0
+        last = min(int(np.searchsorted(cost, spent + BLOCK)), len(cost) - 1)
+        end = int(np.searchsorted(rows.person, rows.person[last], side="right"))
+        yield rows.cells[begin:end], rows.person[begin:end]
+        begin = end
 
 
-def _strongest_entries(rows: Sequence[Sequence[tuple[float, int]]]) -> list[list[tuple[float, int]]]:
-    kept: list[list[tuple[float, int]]] = [[] for _ in rows]
-    for weight, column, number in nlargest(MOST_OF_ONE, ((*entry, number) for number, row in enumerate(rows) for entry in row)):
-        kept[number].append((weight, column))
-    return kept
-
-
-def _people(block: _Block) -> "csr_array":
+def _people(cells: "csr_array", person: NDArray[np.int64]) -> "csr_array":
     """Which campaigns are in any row of each person, shape (people, campaigns)."""
     from scipy.sparse import csr_array
 
-    size = block.rows.shape[1]
-    of_person = np.repeat(block.person - block.person[0], np.diff(block.rows.indptr))
-    ties = np.unique(of_person * size + block.rows.indices)
-    people = int(block.person[-1] - block.person[0]) + 1
-    return csr_array((np.ones(len(ties), np.int32), divmod(ties, size)), shape=(people, size))
+    size = cells.shape[1]
+    of_person = np.repeat(person - person[0], np.diff(cells.indptr))
+    ties = np.unique(of_person * size + cells.indices)
+    return csr_array((np.ones(len(ties), np.int32), divmod(ties, size)), shape=(int(person[-1] - person[0]) + 1, size))
 
 
 def _add(total: NDArray[np.float64] | NDArray[np.int32], more: "csr_array") -> None:

@@ -10,6 +10,7 @@ from persona.evaluation import candidate
 from persona.evaluation.judging import Tuned
 from persona.evaluation.reading import read_log
 from persona.evaluation.replay import Query, Replay
+from persona.projections.conversations import profile_of
 from persona.ranking.channels import CHANNELS, Candidate, Sources
 from persona.ranking.context import Context
 from persona.ranking.model import PRIOR_WEIGHTS
@@ -161,9 +162,8 @@ def test_a_replay_of_everything_is_what_the_stores_hold(world: World) -> None:
                 name: scores(found) for name, found in theirs.items()
             }
             compared += sum(map(len, theirs.values()))
-            profile, _ = log.told_by(
-                log.users.numbers[user], int(log.begins[log.users.numbers[user] + 1] - log.begins[log.users.numbers[user]])
-            )
+            begin, end = log.begins[log.users.numbers[user] :][:2].tolist()
+            profile = profile_of(user, list(log.records(range(begin, end))), log.vectors, log.openings)
             assert (profile is None) == (vector is None)
             if profile is not None:
                 np.testing.assert_allclose(profile.vector, vector, atol=1e-5)

@@ -44,7 +44,13 @@ def log_of(records: Iterable[Mapping[str, Any]], catalogue: Sequence[Campaign] =
     named_in = {text_hash(text): ("c_1", "c_2") for text in texts if "by the sea" in text}
     shown_by = {text_hash(text): "saving" for text in texts if "savings" in text}
     return Log(
-        rows, vectors=vectors, inferred=shown_by, named=named_in, openings={}, catalogue=campaigns, campaign_vectors=of_campaigns
+        [rows],
+        vectors=vectors,
+        inferred=shown_by,
+        named=named_in,
+        openings={},
+        catalogue=campaigns,
+        campaign_vectors=of_campaigns,
     )
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from persona.evaluation.replay import Replay, engagements_of, queries_in
 from persona.evaluation.splits import Window
+from persona.projections.conversations import profile_of
 from persona.ranking.model import fit
 from persona.schemas import Event
 from tests.evaluation.logs import did, log_of, ms
@@ -75,8 +76,9 @@ def test_a_query_knows_what_the_user_did_before_it_and_its_truth_is_what_came_th
         assert query.warm == any(record["timestamp"].timestamp() * 1000 < window.start_ms for record in own)
         probe = log_of([record for record in records if record in earlier or record["user_id"] != query.user_id])
         if earlier:  # the same person, had they stopped there
-            number = probe.users.numbers[query.user_id]
-            profile, _ = probe.told_by(number, len(earlier))
+            begin = int(probe.begins[probe.users.numbers[query.user_id]])
+            history = list(probe.records(range(begin, begin + len(earlier))))
+            profile = profile_of(query.user_id, history, probe.vectors, {})
             if profile:
                 assert query.context.vector is not None
                 np.testing.assert_allclose(profile.vector, query.context.vector, atol=1e-6)

@@ -85,8 +85,7 @@ def test_without_a_candidate_what_serves_goes_on_and_is_named(place: Place) -> N
     assert (published.decision.publish, published.in_force) == (False, first)
 
 
-def test_conversations_in_which_campaigns_are_named_relate_them(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publication, "PEOPLE_AT_ONCE", 2)
+def test_conversations_in_which_campaigns_are_named_relate_them(place: Place) -> None:
     said = [("Is Offer c_0 like Offer c_3?", 0), ("Offer c_1?", 0), ("Offer c_2?", 86_400)]
     place.world.put(
         {"user_id": f"u_said_{person}", "timestamp": START + after, "event": "message", "message": text}

@@ -275,11 +275,6 @@ class Embeddings:
             for found in self._mentions.find({"_id": {"$in": chunk}})
         }
 
-    def mentioned_campaigns(self) -> Iterator[str]:
-        """The ids of the campaigns that any text names."""
-        groups = self._mentions.aggregate([{"$unwind": "$campaign_ids"}, {"$group": {"_id": "$campaign_ids"}}])
-        yield from (group["_id"] for group in groups)
-
     def stray_mentions(self) -> Iterator[list[str]]:
         """The texts with mentions that have no vector: in parts fit for one transaction."""
         yield from chunks([found["_id"] for found in self._mentions.aggregate(self._without_vector())], CHUNK)

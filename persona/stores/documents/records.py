@@ -15,6 +15,7 @@ from persona.stores._chunks import chunks
 from persona.stores.documents._errors import translated
 
 HASHES_PER_QUERY = 50_000
+AT_ONCE = 10_000
 INDEXES = [
     # in the order in which they were written, so that reading a whole drop does not jump to and fro
     IndexModel([("drop", ASCENDING)], name="by_drop"),
@@ -213,13 +214,17 @@ class Records:
         groups = self._records.aggregate([{"$match": {"user_id": {"$in": list(users)}}}, {"$group": {"_id": "$user_id"}}])
         return {group["_id"] for group in groups}
 
-    def replayable(self, *, words: bool = False) -> Iterator[dict[str, Any]]:
-        """Everybody's records (fields of `REPLAYED`, with `words` what was said too), in no order."""
-        yield from self._records.find({}, REPLAYED | ({"message": 1} if words else {}), batch_size=10_000)
+    def replayable(self, *, words: bool = False) -> Iterator[list[dict[str, Any]]]:
+        """Everybody's records (fields of `REPLAYED`, with `words` what was said too) in batches, in no order."""
+        with self._records.find({}, REPLAYED | ({"message": 1} if words else {}), batch_size=AT_ONCE) as found:
+            yield from iter(lambda: found.to_list(AT_ONCE), [])
 
     def text_hashes(self) -> Iterator[str]:
         """The distinct text hashes of everybody."""
-        for group in self._records.aggregate([{"$match": A_TEXT}, {"$group": {"_id": "$text_hash"}}], allowDiskUse=True):
+        groups = self._records.aggregate(
+            [{"$match": A_TEXT}, {"$group": {"_id": "$text_hash"}}], hint="texts_by_drop", allowDiskUse=True
+        )
+        for group in groups:
             yield group["_id"]
 
     # -- the truth about people -------------------------------------------------------------------------------------------
