@@ -46,12 +46,13 @@ lock: $(INSTALLED) ## pin the newest versions that fit together
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --all-extras --no-header --no-emit-index-url \
 		--upgrade --quiet --output-file requirements.lock pyproject.toml
 
-bench: $(INSTALLED) ## the speed of pipeline, intake and ranking
+bench: $(INSTALLED) ## the speed of pipeline, intake, ranking and serving
 	$(BIN)/python -m benchmarks.pipeline
 	$(BIN)/python -m benchmarks.intake
 	$(BIN)/python -m benchmarks.mentions
 	$(BIN)/python -m benchmarks.intents
 	$(BIN)/python -m benchmarks.ranking
+	$(BIN)/python -m benchmarks.serving
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -5,16 +5,17 @@ Starts stores and servers of its own. What is built stays under `--home` and is 
 
 import argparse
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.serving import cached, computed
+from benchmarks.serving import cached, computed, live, publishing
 from benchmarks.serving.figures import Figure, show
 from persona.logs import configure_logs
 
 console = Console(width=150)
-PARTS = ("cached", "computed")
+PARTS = ("cached", "computed", "live", "publishing")
 
 
 def main() -> None:
@@ -31,16 +32,20 @@ def main() -> None:
     configure_logs("WARNING")
     with tempfile.TemporaryDirectory(prefix="persona-bench-") as folder:
         home, figures = options.home or Path(folder), list[Figure]()
-        if "cached" in options.parts:
-            found = cached.measure(home, console, seed=options.seed, seconds=options.seconds)
-            show(console, "cached", found)
-            figures += found
-        if "computed" in options.parts:
-            found = computed.measure(
-                home, console, users=options.users, seed=options.seed, seconds=options.seconds, answers=options.answers,
-            )  # fmt: skip
-            show(console, "computed", found)
-            figures += found
+        common = {"folder": home, "console": console, "seed": options.seed}
+        measures = {
+            "cached": partial(cached.measure, **common, seconds=options.seconds),
+            "computed": partial(
+                computed.measure, **common, users=options.users, seconds=options.seconds, answers=options.answers
+            ),
+            "live": partial(live.measure, **common, users=options.users),
+            "publishing": partial(publishing.measure, **common, users=options.users),
+        }
+        for part in PARTS:
+            if part in options.parts:
+                found = measures[part]()
+                show(console, part, found)
+                figures += found
     if options.check and not all(figure.met for figure in figures):
         raise SystemExit(1)
 

@@ -78,7 +78,7 @@ def measure(folder: Path, console: Console, *, users: int, seed: int, seconds: f
         ),
         Figure(
             f"p50 from {users // 10:,} to {users:,} people", now.alone.p50_ms / before.alone.p50_ms, "times", GROWTH,
-            bound=f"{before.alone.p50_ms:.2f} to {now.alone.p50_ms:.2f} ms; the calls {before.at_once.p50_ms:.2f} to {now.at_once.p50_ms:.2f}",
+            bound=f"the calls alone {before.at_once.p50_ms:.2f} ms and {now.at_once.p50_ms:.2f} ms",
         ),
         Figure(f"recall of the {NEIGHBOURS} nearest people", recall, "", bound=f"index {large.settings.milvus_index}"),
     ]  # fmt: skip
@@ -90,11 +90,11 @@ def measured(place: World, console: Console, *, seconds: float, answers: int) ->
     few, many, noted = asked[: place.users // 3], asked[place.users // 3 : -answers], asked[-answers:]
     with Drivers(place.settings) as drivers:
         drivers.forget_answers()
-        with service(place.settings) as url:
-            drive(url, few[-500:], connections=1, seconds=2)
+        with service(place.settings) as served:
+            drive(served.url, few[-500:], connections=1, seconds=2)
             drivers.forget_answers()
-            alone = answered(drive(url, few, connections=1, seconds=seconds))
-            together = answered(drive(url, many, connections=CONNECTIONS, seconds=seconds))
+            alone = answered(drive(served.url, few, connections=1, seconds=seconds, look=True))
+            together = answered(drive(served.url, many, connections=CONNECTIONS, seconds=seconds, look=True))
         calls = calls_of(place.settings, noted)
         took = by_kind()
         with ThreadPoolExecutor(AT_ONCE * CONNECTIONS) as threads:
@@ -112,9 +112,9 @@ def measured(place: World, console: Console, *, seconds: float, answers: int) ->
 
 
 def answered(load: Load) -> Load:
-    """The same; a load of which a request failed says nothing."""
-    if load.failed:
-        raise SystemExit(f"{load.failed} of {load.requests} requests failed")
+    """The same; a load of which a request failed, or got less than a whole answer, says nothing."""
+    if load.failed or load.degraded:
+        raise SystemExit(f"of {load.requests} requests {load.failed} failed, and {load.degraded} had degraded answers")
     return load
 
 

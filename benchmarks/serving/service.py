@@ -16,7 +16,7 @@ import psutil
 from persona.local.processes import free_port
 from persona.settings import Settings
 
-START_SECONDS = 60
+START_SECONDS = 300
 PERSONA_SERVE = ("persona_cli.main", "serve")
 
 

@@ -1,0 +1,135 @@
+"""From facts that have been drained to answers that rest on them: fitting, judging, publishing, and a thousand people answered."""
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.serving.figures import Figure
+from benchmarks.serving.service import Service, service
+from benchmarks.serving.world import World, world
+from persona.pipeline.stages import DRAINING_ASSETS
+from persona.stores.opening import warehouse_of
+from persona.stores.warehouse import StageRun
+
+GOAL_SECONDS = 60.0
+ANSWERED = 1_000
+CONNECTIONS = 8
+NEW_EVENTS = 1_000
+RUN_SECONDS = 1_800
+FOR_EVERYONE = "engagement"
+"""The channel that knows nobody in particular."""
+
+
+def measure(folder: Path, console: Console, *, users: int, seed: int) -> list[Figure]:
+    """A drop comes in, is drained, and a generation published, while the service is up."""
+    with world(folder, users=users, seed=seed, console=console) as place, service(place.settings) as served:
+        before = asyncio.run(generation(served))
+        write_drop(place)
+        run_id, published_at = run_until_published(served, before)
+        personal = asyncio.run(answered(served, place.sample(ANSWERED, seed=4), before))
+        done_at = datetime.now(UTC)
+        with warehouse_of(place.settings) as warehouse:
+            stages = warehouse.stages(run_id)
+    drained_at = max(ended(stage) for stage in stages if stage.stage in DRAINING_ASSETS)
+    show_stages(console, stages, published_at - drained_at, done_at - published_at)
+    title = f"{users:,} people, {place.engagements:,} engagements"
+    return [
+        Figure(f"from drained to {ANSWERED:,} people answered; {title}", (done_at - drained_at) / timedelta(seconds=1), "s", GOAL_SECONDS),
+        Figure("of these answered personally", personal / ANSWERED, "", 1.0, at_least=True),
+    ]  # fmt: skip
+
+
+def write_drop(place: World) -> None:
+    """Something new from people that are known: without it there is nothing to fit."""
+    now = datetime.now(UTC)
+    rng = np.random.default_rng()
+    users = place.sample(NEW_EVENTS, seed=int(now.timestamp()))
+    events = [
+        {
+            "user_id": user, "campaign_id": f"c_{101 + int(campaign)}", "event": "click", "channel": "web",
+            "timestamp": now.isoformat(), "message_id": f"{user}-{now.timestamp():.0f}",
+        }
+        for user, campaign in zip(users, rng.integers(1_000, size=len(users)), strict=True)
+    ]  # fmt: skip
+    path = place.settings.drops / f"new-{now.timestamp():.0f}.json"
+    unfinished = path.with_name(f".{path.name}")
+    unfinished.write_bytes(orjson.dumps(events))
+    unfinished.replace(path)
+
+
+def run_until_published(served: Service, before: str | None) -> tuple[str, datetime]:
+    """Run the whole pipeline as a process; return its id, and when an answer first rested on another generation."""
+    with running([sys.executable, "-m", "persona_cli.main", "materialize", "--json"]) as process:
+        deadline, published_at = time.monotonic() + RUN_SECONDS, None
+        while published_at is None and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.2)
+            if asyncio.run(generation(served)) != before:
+                published_at = datetime.now(UTC)
+        assert process.stdout is not None
+        document = orjson.loads(process.stdout.read())
+    if document["status"] != "success":
+        raise SystemExit(f"the run failed: {document['error']}")
+    if published_at is None:
+        raise SystemExit("no generation was published: `persona generations list` says why")
+    return document["run_id"], published_at
+
+
+@contextmanager
+def running(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that ends with the block."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
+async def generation(served: Service) -> str | None:
+    """What answers rest on."""
+    async with httpx.AsyncClient(base_url=served.url, timeout=30) as client:
+        return (await client.get("/health")).json()["generation"]  # type: ignore[no-any-return]
+
+
+async def answered(served: Service, users: Sequence[str], before: str | None) -> int:
+    """How many of these people have an answer that rests on another generation than before, and on what is known of them."""
+    waiting = iter(users)
+
+    async def client_asks() -> int:
+        async with httpx.AsyncClient(base_url=served.url, timeout=30) as client:
+            return sum([personal((await client.get(f"/recommendations/{user}")).json(), before) for user in waiting])
+
+    return sum(await asyncio.gather(*(client_asks() for _ in range(CONNECTIONS))))
+
+
+def personal(answer: dict[str, Any], before: str | None) -> bool:
+    """Whether it is; who is to be left alone is offered nothing."""
+    channels = {part["channel"] for offer in answer["recommendations"] for part in offer["evidence"]}
+    knows = bool(channels - {FOR_EVERYONE}) or not answer["recommendations"]
+    return answer["known_user"] and not answer["degraded"] and answer["generation"] != before and knows
+
+
+def ended(stage: StageRun) -> datetime:
+    """When the stage did."""
+    return stage.started_at + timedelta(seconds=stage.seconds)
+
+
+def show_stages(console: Console, stages: Sequence[StageRun], publishing: timedelta, answering: timedelta) -> None:
+    """Print where the time goes."""
+    table = Table("stage", "seconds", title="from a drop to answers", title_justify="left")
+    for stage in stages:
+        table.add_row(stage.stage, f"{stage.seconds:.1f}")
+    table.add_row("from drained to published", f"{publishing.total_seconds():.1f}")
+    table.add_row(f"{ANSWERED:,} people answered", f"{answering.total_seconds():.1f}")
+    console.print(table)
