@@ -53,7 +53,9 @@ class Reason(StrEnum):
 
 # -- catalogs ---------------------------------------------------------------------------------------------------------
 
-Id = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=256, pattern=r"^[^\x00]+$")]
+Id = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=256, pattern=r"^[^\x00]*[^\x00\s][^\x00]*$")
+]
 
 
 def _utc(time: datetime) -> datetime:
@@ -290,7 +292,7 @@ class Recommendation(BaseModel):
     ranking_score: float = Field(ge=0, le=1)
     reason: str
     rank: int
-    evidence: list[dict[str, Any]]
+    evidence: list[dict[str, Any]] = Field(default_factory=list, description="Absent where no explanation is asked for.")
 
 
 class Answer(BaseModel):

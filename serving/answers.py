@@ -3,7 +3,7 @@
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Literal
@@ -120,7 +120,7 @@ class Answers:
                 raise
         current = await self._snapshots.catch_up(epoch_of(found.version))
         if current.snapshot.may_be_outdated:
-            found = found._replace(answer=None)
+            found = replace(found, answer=None)
         elif current.scope != asked.scope:
             found = await self._lookups.look_up(self._question(user_id, wanted, current))
         return current, found

@@ -2,15 +2,16 @@
 
 A server that is stopped may block a driver's call for as long as it is stopped, whatever timeouts are set. So every call runs
 in one of the store's own few threads; its caller waits for the deadline and no longer; the overrun call keeps its thread. Two
-failures in a row open the breaker, and from then on callers are refused at once. Who asks whether the store is back is not a
-person's request but `Guard.keep`, in the background.
+failures in a row open the breaker: whoever waits is let go, and from then on callers are refused at once. Who asks whether the
+store is back is not a person's request but `Guard.keep`, in the background; a client that gets no answer then is left for a new one,
+as its connections may be dead, or wait out a driver's growing pauses.
 """
 
 import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -25,8 +26,11 @@ from persona.settings import StoreName
 
 log = structlog.get_logger(__name__)
 
-DEADLINE_SECONDS = 0.4
+DEADLINE_SECONDS = 0.15
+SUSPICION_SECONDS = 0.05
+"""The deadline after a failure, until the store answers again: one person's questions follow each other, and their waits add up."""
 PING_SECONDS = 1.0
+CONNECT_SECONDS = 30.0
 CLOSE_SECONDS = 2.0
 KEEP_SECONDS = 1.0
 """How often a store that does not answer is asked again."""
@@ -70,6 +74,8 @@ class Guard(Generic[T]):
         self._why = "not connected yet"
         self._slots = _Slots(name, 2 * THREADS)
         self._turns = asyncio.Semaphore(THREADS)
+        self._waited_for: set[Future[Any]] = set()
+        self._suspected = False
         self._lock = threading.Lock()
         breakers = SyncCircuitBreakerFactory(default_threshold=FAILURES_TO_OPEN, default_ttl=KEEP_SECONDS / 2)
         breakers.add_listener(_log_state)
@@ -82,22 +88,23 @@ class Guard(Generic[T]):
     def call(self, verb: Callable[[T], R], *, patience: float | None = None) -> R:
         """What `verb` returns of the store, from a thread that may wait; for `patience` seconds, where a question takes longer.
 
-        Such a question does not open the breaker: that it fails says nothing about short ones.
+        Such a question does not open the breaker: that it fails says nothing about short ones. Nor does an open one end it.
         """
-        future, deadline = self._begin(verb), patience or DEADLINE_SECONDS
+        future, deadline = self._begin(verb, ends=patience is None), patience or self._deadline
         with self._recorded(deadline, opens=patience is None):
             return future.result(deadline)
 
-    async def ask(self, verb: Callable[[T], R], *, deadline: float = DEADLINE_SECONDS) -> R:
+    async def ask(self, verb: Callable[[T], R], *, deadline: float | None = None) -> R:
         """What `verb` returns of the store, from the event loop."""
         async with self._turns:  # under load callers queue here; a full set of slots then means that calls hang
-            future = self._begin(verb)
+            future, deadline = self._begin(verb), deadline or self._deadline
             with self._recorded(deadline):
                 return await asyncio.wait_for(asyncio.wrap_future(future), deadline)
 
-    async def wait_for(self, asking: Callable[[], Awaitable[R]], *, deadline: float = DEADLINE_SECONDS) -> R:
+    async def wait_for(self, asking: Callable[[], Awaitable[R]]) -> R:
         """What `asking` returns, which has a client of the event loop's own for the same server: it needs no thread."""
         self._available()
+        deadline = self._deadline
         with self._recorded(deadline):
             async with asyncio.timeout(deadline):
                 return await asking()
@@ -120,27 +127,31 @@ class Guard(Generic[T]):
     async def keep(self) -> None:
         """Open the store as soon as it can be opened, and close the breaker as soon as the store answers again. Runs for ever."""
         while True:
+            if self._opened is not None and self._breaker.context.state != CLOSED and not await self._answers():
+                self._leave()
             if self._opened is None:
                 await self._connect()
-            elif self._breaker.context.state != CLOSED:
-                await self._probe()
             await asyncio.sleep(KEEP_SECONDS)
 
     async def close(self) -> None:
         """Close the store's client; one that hangs is left behind."""
         if self._opened is not None:
-            context, _ = self._opened
-            self._opened, self._why = None, "closed"
+            leaving = self._leave()
+            self._why = "closed"
             with suppress(Exception):  # whatever the driver says about a server that may be gone already
-                leaving = self._slots.submit(lambda: context.__exit__(None, None, None))
                 await asyncio.wait_for(asyncio.wrap_future(leaving), CLOSE_SECONDS)
         self._slots.close()
 
     async def _connect(self) -> None:
         context = self._open()
         try:
-            self._opened = context, await asyncio.wrap_future(self._slots.submit(context.__enter__))
+            opening = self._slots.submit(context.__enter__)
+            self._opened = context, await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(opening)), CONNECT_SECONDS)
+            self._record(None)
             log.info("store connected", store=self.name)
+        except TimeoutError:
+            opening.add_done_callback(lambda late: None if late.exception() else context.__exit__(None, None, None))
+            self._why = f"no connection within {CONNECT_SECONDS:g} s"
         except Exception as error:  # a driver's surprise at start must not end the service, nor the attempts
             why = self._reason(error)
             if why != self._why:
@@ -148,22 +159,46 @@ class Guard(Generic[T]):
             self._why = why
         self.attempted.set()
 
-    async def _probe(self) -> None:
+    def _leave(self) -> "Future[Any]":
+        """Close the client and forget it, and the threads of the calls that hang; the future says when it is closed."""
+        assert self._opened is not None
+        context, _ = self._opened
+        self._opened, left, leaving = None, self._slots, _Slots(self.name, 1)
+        self._slots = _Slots(self.name, 2 * THREADS)
+        closed = leaving.submit(lambda: context.__exit__(None, None, None))
+        left.close()
+        leaving.close()
+        return closed
+
+    async def _answers(self) -> bool:
+        """Whether the store answers a ping; one that does is trusted again."""
         assert self._opened is not None
         _, store = self._opened
         with suppress(StoreUnavailable), self._recorded(PING_SECONDS):
             await asyncio.wait_for(asyncio.wrap_future(self._slots.submit(store.ping)), PING_SECONDS)
+            return True
+        return False
 
     # -- one call ---------------------------------------------------------------------------------------------------------
 
-    def _begin(self, verb: Callable[[T], R]) -> "Future[R]":
+    @property
+    def _deadline(self) -> float:
+        return SUSPICION_SECONDS if self._suspected else DEADLINE_SECONDS
+
+    def _begin(self, verb: Callable[[T], R], *, ends: bool = True) -> "Future[R]":
+        """Have the store asked; where it `ends`, no longer than the breaker is closed."""
         _, store = self._available()
-        return self._slots.submit(lambda: verb(store))
+        future = self._slots.submit(lambda: verb(store))
+        if ends:
+            self._waited_for.add(future)
+            future.add_done_callback(self._waited_for.discard)
+        return future
 
     def _available(self) -> tuple[AbstractContextManager[T], T]:
-        if self._opened is None or self._breaker.context.state != CLOSED:
+        opened = self._opened
+        if opened is None or self._breaker.context.state != CLOSED:
             raise StoreUnavailable(self.name, self._why)
-        return self._opened
+        return opened
 
     @contextmanager
     def _recorded(self, deadline: float, *, opens: bool = True) -> Iterator[None]:
@@ -194,10 +229,15 @@ class Guard(Generic[T]):
         return type(error).__name__
 
     def _record(self, failure: StoreUnavailable | None) -> None:
+        self._suspected = failure is not None
         # The breaker is not thread-safe. One that opened meanwhile takes no notice of late outcomes.
         with self._lock, suppress(StoreUnavailable, OpenedState), self._breaker:
             if failure:
                 raise failure
+        if self._breaker.context.state != CLOSED:
+            for future in tuple(self._waited_for):
+                with suppress(InvalidStateError):  # it was answered this moment
+                    future.set_exception(StoreUnavailable(self.name, self._why))
 
 
 class _StandIn:
@@ -230,13 +270,16 @@ class _Slots:
         if not self._free.acquire(blocking=False):
             raise StoreUnavailable(self._name, "every earlier call still hangs")
         future: Future[R] = Future()
+        future.set_running_or_notify_cancel()
 
         def run() -> None:
-            if future.set_running_or_notify_cancel():
+            with suppress(InvalidStateError):  # whoever asked has been let go
                 try:
-                    future.set_result(work())
+                    result = work()
                 except Exception as error:
                     future.set_exception(error)
+                else:
+                    future.set_result(result)
 
         if not self._idle.acquire(blocking=False):
             thread = threading.Thread(target=self._serve, name=f"{self._name}-calls", daemon=True)

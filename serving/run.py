@@ -10,6 +10,7 @@ import uvicorn
 from persona.errors import InvalidInput
 from persona.settings import Settings
 from serving.app import create_app
+from serving.protocol import Http
 
 GRACE_SECONDS = 10
 
@@ -31,7 +32,7 @@ def serve(settings: Settings, *, host: str | None = None, port: int | None = Non
         host=host,
         port=settings.api_port if port is None else port,
         loop="uvloop",
-        http="httptools",
+        http=Http,
         lifespan="on",
         access_log=False,
         log_config=None,

@@ -36,8 +36,8 @@ class Platform:
             "PERSONA_CATALOG": str(folder / "catalog"),
             "PERSONA_SETTLE_SECONDS": "0.5",
             "PERSONA_SENSOR_SECONDS": "2",
-            "PERSONA_API_PORT": str(_unused_port()),
-            "PERSONA_DAGSTER_PORT": str(_unused_port()),
+            "PERSONA_API_PORT": str(unused_port()),
+            "PERSONA_DAGSTER_PORT": str(unused_port()),
             "PYTHONPATH": str(Path(__file__).parents[1]),
         }
 
@@ -126,7 +126,8 @@ def platform_in(folder: Path) -> Iterator[Platform]:
         platform.kill_everything()
 
 
-def _unused_port() -> int:
+def unused_port() -> int:
+    """A port that nobody listened on a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

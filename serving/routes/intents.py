@@ -4,7 +4,7 @@ from typing import Annotated
 
 import orjson
 from fastapi import APIRouter, Response
-from pydantic import AfterValidator, BaseModel, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from serving.problems import problems
 from serving.scopes import REFUSALS, needs
@@ -45,6 +45,8 @@ def _not_too_much(texts: list[str]) -> list[str]:
 
 class IntentsQuestion(BaseModel):
     """What was said."""
+
+    model_config = ConfigDict(strict=True)  # `true` is no number
 
     texts: Annotated[list[Annotated[str, StringConstraints(min_length=1)]], AfterValidator(_not_too_much)] = Field(
         min_length=1,

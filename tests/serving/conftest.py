@@ -53,10 +53,13 @@ class FakeStore:
         self.name = name
         self.down = False
         self.fault: Exception | None = None
+        self.asked = 0
+        self.opened_times = 0
         self.thawed = threading.Event()
         self.thawed.set()
 
     def answer(self) -> None:
+        self.asked += 1
         assert self.thawed.wait(60)
         if self.fault:
             raise self.fault
@@ -66,8 +69,14 @@ class FakeStore:
     def ping(self) -> None:
         self.answer()
 
+    def cut_off(self) -> None:
+        """Whoever waits for an answer now waits on; whoever asks from now on gets one."""
+        self.thawed = threading.Event()
+        self.thawed.set()
+
     @contextmanager
     def opened(self) -> Iterator[Any]:
+        self.opened_times += 1
         self.answer()
         yield self
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import structlog
@@ -106,6 +107,13 @@ def test_its_examples_are_answers(client: TestClient, path: str, answer: type[Ba
     example = described["content"]["application/json"]["example"]
     whole = answer.model_validate({**dict.fromkeys(answer.model_fields), **example})  # FastAPI leaves out what is null
     assert whole.model_dump(mode="json", exclude_none=True) == example
+
+
+def test_the_docs_show_every_route(client: TestClient) -> None:
+    shown = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+    for path, operations in client.get("/openapi.json").json()["paths"].items():
+        for method in operations:
+            assert f"`{method.upper()} {path}`" in shown
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])

@@ -1,0 +1,229 @@
+"""The fault drill: under constant load each store hangs, is killed and comes back, and people are answered all the while."""
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from persona.local.processes import read_json
+from persona.local.stack import stores_status
+from persona.settings import Settings, StoreName
+from persona.stores import opening
+from tests.serving.service import Service, service_in
+from tests.worlds import eventually
+
+pytestmark = pytest.mark.slow
+
+RATE = 20
+"""Questions a second: what is left of two cores while a server starts on them answers as many."""
+FAULT_SECONDS = 3.0
+ANSWERED, P99_SECONDS, RECOVERED_SECONDS, TRUTH_SECONDS = 0.999, 0.25, 10.0, 2.0
+SERVERS: tuple[StoreName, ...] = ("redis", "milvus", "mongodb", "neo4j")
+"""The warehouse is a file, and no answer reads it."""
+USERS = [f"u_{number:03}" for number in range(1, 51)]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one question went; a `status` of 0 is no answer at all."""
+
+    at: float
+    took: float
+    status: int
+    degraded: Collection[str]
+
+
+class Load:
+    """Questions at a constant rate, whether those before them have been answered or not."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._ended = threading.Event()
+        self.outcomes: list[Outcome] = []
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        thread = threading.Thread(target=lambda: asyncio.run(self._ask_all()))
+        thread.start()
+        try:
+            yield
+        finally:
+            self._ended.set()
+            thread.join()
+
+    def during(self, fault: "Fault") -> list[Outcome]:
+        return [outcome for outcome in self.outcomes if fault.began <= outcome.at < fault.whole]
+
+    async def _ask_all(self) -> None:
+        questions = questions_of(self._service.document())
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(
+            base_url=self._service.url, headers=self._service.headers, limits=limits, timeout=30
+        ) as http:
+            started, asked = time.monotonic(), list[asyncio.Task[None]]()
+            for number in count():
+                await asyncio.sleep(max(started + number / RATE - time.monotonic(), 0))
+                if self._ended.is_set():
+                    break
+                method, path, body = questions[number % len(questions)](number)
+                asked.append(asyncio.create_task(self._ask(http.build_request(method, path, json=body), http)))
+            await asyncio.gather(*asked)
+
+    async def _ask(self, question: httpx.Request, http: httpx.AsyncClient) -> None:
+        at = time.monotonic()
+        try:
+            response = await http.send(question)
+            status, degraded = response.status_code, response.json().get("degraded", [])
+        except httpx.TransportError:
+            status, degraded = 0, []
+        self.outcomes.append(Outcome(at, time.monotonic() - at, status, degraded))
+
+
+Question = tuple[str, str, Any]
+
+
+def questions_of(document: dict[str, Any]) -> Sequence[Callable[[int], Question]]:
+    """What is asked in turn: for answers that are kept, for ones that are not, and what else a public service is asked all day."""
+    asked: list[Callable[[int], Question]] = [
+        lambda number: ("GET", f"/recommendations/{USERS[number % 7]}", None),
+        lambda number: ("GET", f"/recommendations/{USERS[number % 50]}?exclude=c_{number}", None),
+        lambda number: ("GET", f"/recommendations/stranger-{number}", None),
+    ]
+    if "post" in document["paths"].get("/recommendations", {}):
+        asked.append(lambda number: ("POST", "/recommendations", {"texts": [f"When will my card number {number} be here?"]}))
+    if "/events" in document["paths"]:
+        asked.append(
+            lambda number: ("POST", "/events", {"user_id": f"visitor-{number % 5}", "event": "open", "campaign_id": "c_101"})
+        )
+    return asked
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Of these stores: when it began, when they answered again, and when people got whole answers again."""
+
+    what: str
+    stores: Collection[StoreName]
+    began: float
+    over: float
+    whole: float
+
+    def row(self, outcomes: Sequence[Outcome]) -> str:
+        failed = sum(not is_good(outcome) for outcome in outcomes)
+        slowest = max(outcome.took for outcome in outcomes)
+        return (
+            f"{self.what:<18}{len(outcomes):>6}{failed:>9}{1000 * p99(outcomes):>9.0f} ms{1000 * slowest:>9.0f} ms"
+            f"{self.whole - self.over:>9.1f} s"
+        )
+
+
+@pytest.fixture(scope="module")
+def service(stack_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    strange = [name for name in SERVERS if stores_status(stack_settings)[name].pid is None]
+    if strange:
+        pytest.skip(f"not a server of ours: {', '.join(strange)}")
+    with service_in(tmp_path_factory.mktemp("drill"), stack_settings) as running:
+        yield running
+
+
+def test_people_are_answered_while_every_store_hangs_and_dies_and_comes_back(service: Service, stack_settings: Settings) -> None:
+    load, faults = Load(service), list[Fault]()
+    with load.running():
+        time.sleep(FAULT_SECONDS)
+        for name in SERVERS:
+            faults.append(drilled(f"{name} hangs", [name], hung(stack_settings, name), service))
+            faults.append(drilled(f"{name} dies", [name], killed(stack_settings, [name]), service))
+        faults.append(drilled("all die", SERVERS, killed(stack_settings, SERVERS), service))
+    head = f"{'':<18}{'asked':>6}{'not 2xx':>9}{'p99':>12}{'slowest':>12}{'recovered':>11}"
+    table = "\n".join([head, *(fault.row(load.during(fault)) for fault in faults)])
+    print(table)
+    assert sum(map(is_good, load.outcomes)) >= ANSWERED * len(load.outcomes), table
+    for fault in faults:
+        outcomes = load.during(fault)
+        assert any(set(fault.stores) <= set(outcome.degraded) for outcome in outcomes), f"nobody was told that {fault.what}"
+        assert p99(outcomes) < P99_SECONDS, table
+        assert fault.whole - fault.over < RECOVERED_SECONDS, table
+    assert service.process.poll() is None, "the service was restarted"
+
+
+def drilled(what: str, stores: Collection[StoreName], fault: AbstractContextManager[None], service: Service) -> Fault:
+    """Have it happen, and wait until it is forgotten; what the service says of itself meanwhile is the truth."""
+    with service.client() as http:
+        began = time.monotonic()
+        with fault:
+            time.sleep(FAULT_SECONDS / 2)
+            asked = time.monotonic()
+            health = http.get("/health").json()
+            assert time.monotonic() - asked < TRUTH_SECONDS
+            assert {name for name, store in health["stores"].items() if store["status"] == "down"} >= set(stores), health
+            assert http.get("/readyz").status_code == 200
+            time.sleep(FAULT_SECONDS / 2)
+        for name in stores:
+            eventually(lambda name=name: answers(service.settings, name), seconds=60, what=f"the return of {name}")
+        over = time.monotonic()
+        eventually(lambda: is_whole(http), seconds=60, what=f"a whole answer after {what}")
+        return Fault(what, stores, began, over, time.monotonic())
+
+
+def is_whole(http: httpx.Client) -> bool:
+    answer = http.get(f"/recommendations/{USERS[0]}", params={"exclude": "c_101"}).json()
+    return bool(answer["degraded"] == [] and http.get("/health").json()["status"] == "ok")
+
+
+def answers(settings: Settings, name: StoreName) -> bool:
+    """Whether the store itself does, whatever the service thinks of it; it raises where not."""
+    impatient = settings.model_copy(update={"store_timeout_seconds": 1.0})
+    store: AbstractContextManager[Any] = {
+        "mongodb": lambda: opening.documents_of(impatient),
+        "milvus": lambda: opening.vectors_of(impatient, version="v1"),
+        "neo4j": lambda: opening.graph_of(impatient),
+        "redis": lambda: opening.cache_of(impatient),
+    }[name]()
+    with store as opened:
+        opened.ping()
+    return True
+
+
+@contextmanager
+def hung(stack: Settings, name: StoreName) -> Iterator[None]:
+    """The server neither answers nor refuses, as long as the block lasts."""
+    pid = stores_status(stack)[name].pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def killed(stack: Settings, names: Collection[StoreName]) -> Iterator[None]:
+    """The servers are gone, and whoever would bring them back at once is kept from it as long as the block lasts."""
+    supervisor = read_json(stack.home / "run" / "stores" / "state.json")["pid"]
+    os.kill(supervisor, signal.SIGSTOP)
+    try:
+        for name in names:
+            pid = stores_status(stack)[name].pid
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+        yield
+    finally:
+        os.kill(supervisor, signal.SIGCONT)
+
+
+def is_good(outcome: Outcome) -> bool:
+    return 200 <= outcome.status < 300
+
+
+def p99(outcomes: Sequence[Outcome]) -> float:
+    return float(np.quantile([outcome.took for outcome in outcomes], 0.99))
