@@ -13,10 +13,12 @@ from persona.ranking.recommender import Degraded, Query, Recommender
 from persona.ranking.tracing import Trail
 from persona.schemas import Answer
 from persona.stores.cache import Cache, epoch_of
-from serving.guard import THREADS, Guard
+from serving.guard import DEADLINE_SECONDS, THREADS, Guard, one_deadline
 from serving.snapshots import Current, Snapshots
 
 JSON = orjson.OPT_UTC_Z | orjson.OPT_SERIALIZE_NUMPY
+ANSWER_SECONDS = 1.5 * DEADLINE_SECONDS
+"""For all the stores together: one that hangs is waited for once, and leaves the others time."""
 WITHOUT_EVIDENCE = {"recommendations": {"__all__": {"evidence"}}}
 
 
@@ -95,7 +97,8 @@ class Answers:
 
     def _compute(self, user_id: str, query: Query, current: Current) -> tuple[Answer, datetime | None]:
         """The answer, and when it ends to hold with nothing new come in: a campaign starts or ends, or a cap lets one go."""
-        ranking = self._recommender.ranking_for(user_id, query, current.snapshot, Degraded())
+        with one_deadline(ANSWER_SECONDS):
+            ranking = self._recommender.ranking_for(user_id, query, current.snapshot, Degraded())
         ends = current.next_change(ranking.request.at), ranking.next_release()
         return ranking.answer(query.k), min((end for end in ends if end is not None), default=None)
 

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -19,10 +21,11 @@ from persona.evaluation.baselines import Asked, Told
 from persona.evaluation.splits import Window
 from persona.projections.conversations import SILENCE, conversations_of, profile_of
 from persona.projections.engagements import EVENT_NAMES, engagement_of, expressed_intents, mentions_of
-from persona.ranking.channels import CHANNELS, Candidate, Sources
+from persona.ranking.channels import CHANNELS, Candidates, Sources
 from persona.ranking.context import Context
+from persona.ranking.knowledge import CampaignWords, Knowledge, Related
 from persona.ranking.model import NEGATIVE, RankingModel
-from persona.ranking.relations import Row, learn, related_votes, rows_of
+from persona.ranking.relations import Row, learn, rows_of
 from persona.schemas import (
     Campaign,
     Conversation,
@@ -30,8 +33,6 @@ from persona.schemas import (
     Engagement,
     Event,
     NeighbourVote,
-    RelatedVote,
-    Relation,
     SimilarConversation,
     UserProfile,
     Vector,
@@ -352,15 +353,27 @@ class Replay:
         self._rows = np.bincount(log.user[known], minlength=len(log.users.numbers))
         self._speaking = np.unique(log.user[known & (log._text != NONE)]).tolist()
         self._ties: dict[str, list[Engagement]] = {}
-        self._relations: dict[str, Mapping[str, Sequence[Relation]]] = {}
+        self._relations: dict[float, Related] = {}
+        self._knowledge: Knowledge | None = None
 
-    def proposals(self, query: Query, model: RankingModel) -> dict[str, list[Candidate]]:
+    def proposals(self, query: Query, model: RankingModel) -> dict[str, Candidates]:
         """What each of the product's channels proposes to the user of the query."""
-        sources = Sources(
-            vectors=self, graph=self, campaigns=self._log.catalogue, model=model, now_ms=query.at_ms, channel=None,
-            generation=str(model.taste_half_life_days),
-        )  # fmt: skip
+        knowledge = self._knowledge_by(model)
+        sources = Sources(vectors=self, graph=self, knowledge=knowledge, now_ms=query.at_ms, channel=None)
         return {name: channel(query.context, sources) for name, channel in CHANNELS.items()}
+
+    def _knowledge_by(self, model: RankingModel) -> Knowledge:
+        """What was known of campaigns, made once for all who ask by this model."""
+        if self._knowledge is None or self._knowledge.model is not model:
+            relations = self.related(model.taste_half_life_days)
+            self._knowledge = Knowledge(self._log.catalogue, model, relations, self._words)
+        return self._knowledge
+
+    def related(self, half_life_days: float) -> Related:
+        """What would have been learned then, with this half-life of tastes."""
+        if half_life_days not in self._relations:
+            self._relations[half_life_days] = self._learned(half_life_days)
+        return self._relations[half_life_days]
 
     # -- the vector store -------------------------------------------------------------------------------------------------
 
@@ -378,11 +391,6 @@ class Replay:
             SimilarConversation(similarity, conversations[place].ended_at_ms, conversations[place].outcomes)
             for place, similarity in found
         ]
-
-    def similar_campaigns(self, vector: Vector, *, limit: int) -> list[tuple[str, float]]:
-        """See `VectorStore.similar_campaigns`; the catalogue's words have no history."""
-        campaigns, vectors = self._campaigns
-        return [(campaigns[place], similarity) for place, similarity in _nearest(vectors, vector, limit, [])]
 
     @cached_property
     def told(self) -> Told:
@@ -421,12 +429,6 @@ class Replay:
         best = sorted(scores, key=lambda campaign: (-scores[campaign], campaign))[:limit]
         return [NeighbourVote(campaign, scores[campaign], users[campaign]) for campaign in best]
 
-    def related_campaigns(self, history: Mapping[str, float], *, generation: str, limit: int) -> list[RelatedVote]:
-        """See `Graph.related_campaigns`; a generation is called by the half-life of tastes with which it would have been learned then."""
-        if generation not in self._relations:
-            self._relations[generation] = self._learned(float(generation))
-        return related_votes(self._relations[generation], history, limit=limit)
-
     # -- what they hold ---------------------------------------------------------------------------------------------------
 
     def _ties_of(self, user: str) -> list[Engagement]:
@@ -437,7 +439,7 @@ class Replay:
             self._ties[user] = engagements_of(self._log.records(rows[self._log.campaign[rows] != NONE]))
         return self._ties[user]
 
-    def _learned(self, half_life_days: float) -> Mapping[str, Sequence[Relation]]:
+    def _learned(self, half_life_days: float) -> Related:
         log = self._log
         known = log.at_ms < self.at_ms
         with_campaign = known & (log.campaign != NONE)
@@ -446,10 +448,8 @@ class Replay:
         for text in np.unique(log._text[known & (log._text != NONE)]):
             campaigns.update(log.named.get(log._texts.all[text], ()))
         people = self._rows_of_everybody(now=EPOCH + end_of_newest_day * MS, half_life_days=half_life_days)
-        found: dict[str, list[Relation]] = defaultdict(list)
-        for relation in learn(people, campaigns).relations:
-            found[relation.campaign_id].append(relation)
-        return found
+        by_campaign = groupby(learn(people, campaigns).relations, key=attrgetter("campaign_id"))
+        return Related(("", list(relations)) for _, relations in by_campaign)
 
     def _rows_of_everybody(self, *, now: datetime, half_life_days: float) -> Iterator[list[Row]]:
         """What relations are learned from, person by person in the order of their ids."""
@@ -476,9 +476,9 @@ class Replay:
         return conversations, _stacked([conversation.vector for conversation in conversations]), of_user
 
     @cached_property
-    def _campaigns(self) -> tuple[list[str], Vectors]:
-        campaigns = sorted(self._log.campaign_vectors)
-        return campaigns, _stacked([self._log.campaign_vectors[campaign] for campaign in campaigns])
+    def _words(self) -> CampaignWords:
+        """The catalogue's words, which have no history."""
+        return CampaignWords(self._log.campaign_vectors)
 
     @cached_property
     def _told(self) -> list[tuple[UserProfile | None, list[Conversation]]]:

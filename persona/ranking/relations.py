@@ -1,4 +1,4 @@
-"""Which campaigns go together: EASE, learned from what conversations and people engaged with, and what it predicts from a history.
+"""Which campaigns go together: EASE, learned from what conversations and people engaged with. What a history points to: `knowledge`.
 
 Pure. Where events come from and where relations are kept is decided elsewhere.
 """
@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from persona.projections.conversations import Tie, ties_of
 from persona.projections.engagements import EVENT_WEIGHTS
-from persona.schemas import Event, RelatedVote, Relation
+from persona.schemas import Event, Relation
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -131,23 +131,6 @@ def learn(people: Iterable[Sequence[Row]], campaigns: Iterable[str]) -> Learned:
             people=together.people, campaigns=len(names), relations=len(relations), regularisation=round(regularisation, DIGITS)
         ),
     )
-
-
-def related_votes(relations: Mapping[str, Sequence[Relation]], history: Mapping[str, float], *, limit: int) -> list[RelatedVote]:
-    """What a history points to, best first: `relations` by their first campaign, `history` campaign id to weight.
-
-    What the graph answers, computed from relations in memory.
-    """
-    found: dict[str, list[tuple[float, Relation]]] = {}
-    for campaign, weight in history.items():
-        for relation in relations.get(campaign, ()):
-            found.setdefault(relation.related_id, []).append((weight * relation.weight, relation))
-    votes = []
-    for campaign, parts in found.items():
-        _, most = min(parts, key=lambda part: (-part[0], part[1].campaign_id))
-        score = sum(pull for pull, _ in parts)
-        votes.append(RelatedVote(campaign, score, most.campaign_id, most.support, most.weight, run_id=""))
-    return sorted(votes, key=lambda vote: (-vote.score, vote.campaign_id))[:limit]
 
 
 # -- from people to a matrix ------------------------------------------------------------------------------------------------
