@@ -18,6 +18,7 @@ from serving.guard import Guard
 from serving.intents import Intents
 from serving.snapshots import Snapshots
 from serving.stores import StoreOpeners
+from serving.texts import TextAnswers
 from serving.turns import Turns
 
 START_SECONDS = 5.0
@@ -37,6 +38,7 @@ class Services:
     audiences: Turns
     """Of those who ask `people` for one."""
     intents: Intents
+    texts: TextAnswers
 
 
 @asynccontextmanager
@@ -72,12 +74,13 @@ async def open_services(settings: Settings, openers: StoreOpeners) -> AsyncItera
     intents = Intents(
         documents, LazyEncoder(settings), threshold=settings.intent_threshold, patience=settings.store_timeout_seconds
     )
+    texts = TextAnswers(recommender, intents, snapshots)
     keepers = [asyncio.create_task(keeper.keep()) for keeper in (*guards, snapshots)]
     try:
         with suppress(TimeoutError):
             async with asyncio.timeout(START_SECONDS):
                 await asyncio.gather(*(guard.attempted.wait() for guard in guards), snapshots.attempted.wait())
-        yield Services(settings, guards, snapshots, answers, people, audiences, intents)
+        yield Services(settings, guards, snapshots, answers, people, audiences, intents, texts)
     finally:
         for keeper in keepers:
             keeper.cancel()

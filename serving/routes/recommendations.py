@@ -9,6 +9,7 @@ from persona.ranking import recommender
 from persona.schemas import Answer, Id, Why
 from serving.problems import problems
 from serving.routes.ids import asked_user
+from serving.routes.texts import Texts
 from serving.services import ServicesDep
 
 router = APIRouter(tags=["recommendations"])
@@ -91,6 +92,12 @@ class RecommendationQuery(Circumstances):
     explain: bool = Field(default=True, description="Whether each item carries its `evidence`.")
 
 
+class TextsQuestion(RecommendationQuery):
+    """What someone says, and what is wanted for it."""
+
+    texts: Texts
+
+
 class WhyQuery(Circumstances):
     """About which campaign."""
 
@@ -115,6 +122,29 @@ async def recommendations(
     """Campaigns that this person may be offered: running, consented to, not capped, not already decided on."""
     question = recommender.Query(k=query.k, channel=query.channel, exclude=query.exclude)
     return Response(await services.answers.for_user(user_id, question, explain=query.explain), media_type="application/json")
+
+
+@router.post(
+    "/recommendations",
+    summary="What to offer someone who says this",
+    response_model=Answer,
+    responses={
+        200: {
+            "description": "As for a person of whom nothing but these texts is known; `user_id` is null.",
+            "content": {"application/json": {"example": {**EXAMPLE, "user_id": None}}},
+        },
+        **problems(400, 422, 503),
+    },
+)
+async def recommendations_for_texts(question: TextsQuestion, services: ServicesDep) -> Response:
+    """By what is like the texts, what answers their intents and what they name; nothing is kept.
+
+    503 also where too many texts wait to be read already.
+    """
+    wanted = recommender.Query(k=question.k, channel=question.channel, exclude=question.exclude)
+    return Response(
+        await services.texts.for_texts(question.texts, wanted, explain=question.explain), media_type="application/json"
+    )
 
 
 @router.get(
