@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -168,6 +168,14 @@ class Mention:
     last_message_id: str
 
 
+class Ties(NamedTuple):
+    """What ties one person, each newest first."""
+
+    engaged: list[Engagement]
+    expressed: list[ExpressedIntent]
+    mentioned: list[Mention]
+
+
 @dataclass(frozen=True, slots=True)
 class UserProfile:
     """A person's recency-weighted mean vector over their newest messages."""
@@ -233,8 +241,7 @@ class Relation:
 # -- what retrieval brings back -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class SimilarConversation:
+class SimilarConversation(NamedTuple):
     """A conversation near the query, with what it led to. Never shown: another person's."""
 
     similarity: float
@@ -242,8 +249,7 @@ class SimilarConversation:
     outcomes: Mapping[str, float]
 
 
-@dataclass(frozen=True, slots=True)
-class NeighbourVote:
+class NeighbourVote(NamedTuple):
     """How a group of similar people engaged with one campaign."""
 
     campaign_id: str
@@ -252,8 +258,7 @@ class NeighbourVote:
     users: int
 
 
-@dataclass(frozen=True, slots=True)
-class RelatedVote:
+class RelatedVote(NamedTuple):
     """How strongly a history points to one campaign."""
 
     campaign_id: str

@@ -16,12 +16,14 @@ from persona.ranking.tracing import Trail
 from persona.schemas import Answer
 from persona.stores.cache import Cache, Counted, Found, Question, epoch_of
 from serving.flights import Flights
-from serving.guard import DEADLINE_SECONDS, THREADS, Guard
+from serving.guard import DEADLINE_SECONDS, THREADS, Guard, one_deadline
 from serving.limits import Admission
 from serving.lookups import Lookups
 from serving.snapshots import Current, Snapshots
 
 JSON = orjson.OPT_UTC_Z | orjson.OPT_SERIALIZE_NUMPY
+ANSWER_SECONDS = 1.5 * DEADLINE_SECONDS
+"""For all the stores together: one that hangs is waited for once, and leaves the others time."""
 WITHOUT_EVIDENCE = {"recommendations": {"__all__": {"evidence"}}}
 OTHERS_SECONDS = DEADLINE_SECONDS
 """How long an answer is waited for that another process computes."""
@@ -170,7 +172,8 @@ class Answers:
 
     def _compute(self, user_id: str, query: Query, current: Current) -> tuple[Answer, datetime | None]:
         """The answer, and when it ends to hold with nothing new come in: a campaign starts or ends, or a cap lets one go."""
-        ranking = self._recommender.ranking_for(user_id, query, current.snapshot, Degraded())
+        with one_deadline(ANSWER_SECONDS):
+            ranking = self._recommender.ranking_for(user_id, query, current.snapshot, Degraded())
         ends = current.next_change(ranking.request.at), ranking.next_release()
         return ranking.answer(query.k), min((end for end in ends if end is not None), default=None)
 

@@ -8,14 +8,17 @@ as its connections may be dead, or wait out a driver's growing pauses.
 """
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future, InvalidStateError
 from contextlib import AbstractContextManager, contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
-from typing import Any, Generic, Literal, Protocol, TypeVar, cast
+from typing import Any, Generic, Literal, NoReturn, Protocol, TypeVar, cast
 
 import structlog
 from purgatory import SyncCircuitBreakerFactory
@@ -37,7 +40,10 @@ KEEP_SECONDS = 1.0
 FAILURES_TO_OPEN = 2
 """In a row. One person's slow query must not cost everyone the store; a store that hangs fails every call."""
 THREADS = 8
-"""Calls from threads, and as many from the event loop, that may run at once; the slots are for both."""
+"""Answers in the making, and calls from the event loop, that may run at once."""
+SLOTS = 3 * THREADS
+"""Calls of one store that may run at once: an answer begins up to two together."""
+_answer_by: ContextVar[float] = ContextVar("answer_by", default=math.inf)
 
 
 class Pingable(Protocol):
@@ -72,7 +78,7 @@ class Guard(Generic[T]):
         self._open = open_store
         self._opened: tuple[AbstractContextManager[T], T] | None = None
         self._why = "not connected yet"
-        self._slots = _Slots(name, 2 * THREADS)
+        self._slots = _Slots(name, SLOTS)
         self._turns = asyncio.Semaphore(THREADS)
         self._waited_for: set[Future[Any]] = set()
         self._suspected = False
@@ -90,9 +96,25 @@ class Guard(Generic[T]):
 
         Such a question does not open the breaker: that it fails says nothing about short ones. Nor does an open one end it.
         """
-        future, deadline = self._begin(verb, ends=patience is None), patience or self._deadline
-        with self._recorded(deadline, opens=patience is None):
-            return future.result(deadline)
+        return self.begin(verb, patience=patience)()
+
+    def begin(self, verb: Callable[[T], R], *, patience: float | None = None) -> Callable[[], R]:
+        """Begin with `verb`, from a thread; what is returned waits for it as `call` does, and no longer than `one_deadline` allows.
+
+        A question that was begun too late for its own deadline does not open the breaker either.
+        """
+        deadline, now = patience or self._deadline, time.monotonic()
+        given = min(deadline, _answer_by.get() - now)
+        try:
+            future = self._begin(verb, ends=patience is None)
+        except StoreUnavailable as error:
+            return partial(_raise, error)
+
+        def wait() -> R:
+            with self._recorded(given, opens=patience is None and given > deadline / 2):
+                return future.result(max(now + given - time.monotonic(), 0))
+
+        return wait
 
     async def ask(self, verb: Callable[[T], R], *, deadline: float | None = None) -> R:
         """What `verb` returns of the store, from the event loop."""
@@ -240,19 +262,51 @@ class Guard(Generic[T]):
                     future.set_exception(StoreUnavailable(self.name, self._why))
 
 
+@contextmanager
+def one_deadline(seconds: float) -> Iterator[None]:
+    """Whatever is begun in this block, by this thread, is waited for until so many seconds from now at most."""
+    token = _answer_by.set(time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        _answer_by.reset(token)
+
+
+def _raise(error: StoreUnavailable) -> NoReturn:
+    raise error
+
+
 class _StandIn:
-    """Every attribute is a verb that runs under the guard."""
+    """Every attribute is a verb that runs under the guard, or is begun under it and waited for later."""
 
     def __init__(self, guard: Guard[Any], part_of: Callable[[Any], Any], patience: float | None) -> None:
         self._guard = guard
         self._part_of = part_of
         self._patience = patience
 
-    def __getattr__(self, verb: str) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            return self._guard.call(lambda store: getattr(self._part_of(store), verb)(*args, **kwargs), patience=self._patience)
+    def __getattr__(self, name: str) -> "_Verb":
+        verb = _Verb(self._guard, self._part_of, name, self._patience)
+        setattr(self, name, verb)  # not asked for again
+        return verb
 
-        return call
+
+class _Verb:
+    """One verb of a store, under its guard."""
+
+    def __init__(self, guard: Guard[Any], part_of: Callable[[Any], Any], name: str, patience: float | None) -> None:
+        self._guard = guard
+        self._part_of = part_of
+        self._name = name
+        self._patience = patience
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.begin(*args, **kwargs)()
+
+    def begin(self, *args: Any, **kwargs: Any) -> Callable[[], Any]:
+        """See `persona.ranking.asking`."""
+        return self._guard.begin(
+            lambda store: getattr(self._part_of(store), self._name)(*args, **kwargs), patience=self._patience
+        )
 
 
 class _Slots:

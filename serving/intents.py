@@ -4,20 +4,35 @@ The model is loaded with the first question, which takes seconds; until then the
 """
 
 import asyncio
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import structlog
 
 from persona.errors import EmbeddingMismatch, StoreUnavailable
 from persona.language.answers import shown, shown_by_each
 from persona.language.classifier import IntentClassifier
 from persona.language.encoder import Encoder
+from persona.projections.conversations import in_one
+from persona.schemas import Vector
 from persona.stores.documents import Documents
 from serving.guard import Guard
 from serving.turns import Turns
 
 log = structlog.get_logger(__name__)
 
+
+class Read(NamedTuple):
+    """What texts say."""
+
+    vector: Vector | None
+    """Of them all in one; None where nobody read them."""
+    intents: Sequence[str]
+    """Those that the texts show, each as often as texts show it."""
+
+
+UNREAD = Read(None, ())
 NO_INTENTS = IntentClassifier.fit({})
 
 
@@ -42,19 +57,35 @@ class Intents:
         fingerprint, classifier = await self.classifier()
         return await self._turns.take(lambda: self._answer(texts, k, fingerprint, classifier))
 
+    async def read(self, texts: Sequence[str]) -> Read:
+        """What the texts say, as whoever looks for what is like them needs it; raises what `of` raises."""
+        fingerprint, classifier = await self.classifier()
+        if not fingerprint:  # without a classifier there are still stored vectors to compare with
+            model = await self._documents.ask(lambda documents: documents.embeddings.model())
+            fingerprint = model[0] if model else ""
+        return await self._turns.take(lambda: self._read(texts, fingerprint, classifier))
+
     def close(self) -> None:
         """Let the thread end."""
         self._turns.close()
 
+    def _read(self, texts: Sequence[str], fingerprint: str, classifier: IntentClassifier) -> Read:
+        self._check(fingerprint)
+        *each, together = self._encoder.encode([*texts, in_one(texts)])
+        return Read(together, [guess.intent for guess in classifier.classify(np.array(each), self._threshold) if guess])
+
     def _answer(self, texts: list[str], k: int, fingerprint: str, classifier: IntentClassifier) -> dict[str, Any]:
+        self._check(fingerprint)
+        vectors = self._encoder.encode(texts)
+        together = shown(classifier, vectors, k=k, threshold=self._threshold)
+        return {**together, "texts": shown_by_each(classifier, vectors, k=k, threshold=self._threshold)}
+
+    def _check(self, fingerprint: str) -> None:
         if fingerprint and fingerprint != self._encoder.fingerprint:
             raise EmbeddingMismatch(
                 f"the stored vectors are {fingerprint}, the settings name {self._encoder.fingerprint}",
                 hint="Set EMBEDDING_MODEL and EMBEDDING_DIM back, or run `persona rebuild embeddings`.",
             )
-        vectors = self._encoder.encode(texts)
-        together = shown(classifier, vectors, k=k, threshold=self._threshold)
-        return {**together, "texts": shown_by_each(classifier, vectors, k=k, threshold=self._threshold)}
 
     async def classifier(self) -> tuple[str, IntentClassifier]:
         """The newest that could be loaded, and the space of the vectors that it judges. Raises `StoreUnavailable`."""

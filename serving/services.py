@@ -25,6 +25,7 @@ from serving.lookups import Lookups
 from serving.overlay import Overlay
 from serving.snapshots import Snapshots
 from serving.stores import StoreOpeners
+from serving.texts import TextAnswers
 from serving.turns import Turns
 
 START_SECONDS = 5.0
@@ -44,6 +45,7 @@ class Services:
     audiences: Turns
     """Of those who ask `people` for one."""
     intents: Intents
+    texts: TextAnswers
     limits: Limits
     audit: Audit
     ingestion: Ingestion
@@ -87,6 +89,7 @@ async def open_services(settings: Settings, openers: StoreOpeners) -> AsyncItera
     lookups = Lookups(cache, openers.cache_reader)
     answers = Answers(recommender, trail, cache, lookups, snapshots, ttl_seconds=settings.redis_ttl_seconds)
     ingestion = Ingestion(documents, live, settings.inbox)
+    texts = TextAnswers(recommender, intents, snapshots)
     keepers = [asyncio.create_task(keeper.keep()) for keeper in (*guards, snapshots, overlay)]
     try:
         with suppress(TimeoutError):
@@ -95,7 +98,7 @@ async def open_services(settings: Settings, openers: StoreOpeners) -> AsyncItera
         limits = Limits(settings.rate_limit, cache)
         await learner.prepare()
         audit = Audit(settings.home)
-        yield Services(settings, guards, snapshots, answers, people, audiences, intents, limits, audit, ingestion)
+        yield Services(settings, guards, snapshots, answers, people, audiences, intents, texts, limits, audit, ingestion)
     finally:
         await ingestion.close()
         for keeper in keepers:

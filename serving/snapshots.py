@@ -100,7 +100,7 @@ class Snapshots:
             if epoch is not None and epoch == self._seen:
                 return
             patience = DEADLINE_SECONDS if epoch is None else CATCH_UP_SECONDS
-            if self.current is None or await self._documents.ask(_marks, deadline=patience) != self.current.marks:
+            if self.current is None or await self._documents.ask(partial(_moved, self.current), deadline=patience):
                 # A large catalog takes longer than one question may.
                 before = self.current.snapshot if self.current else None
                 self.current = await self._documents.ask(partial(_load, before=before), deadline=self._patience)
@@ -120,6 +120,12 @@ def _log_loaded(snapshot: Snapshot) -> None:
 Marks = tuple[str | None, int, datetime | None, int, str]
 
 
+def _moved(current: Current, documents: Documents) -> bool:
+    """Whether anything is newer, or a campaign's text has been read since."""
+    unread = current.snapshot.words.unread
+    return _marks(documents) != current.marks or bool(unread and documents.embeddings.present(sorted(unread)))
+
+
 def _marks(documents: Documents) -> Marks:
     return (
         documents.generations.in_force_id(),
@@ -131,7 +137,8 @@ def _marks(documents: Documents) -> Marks:
 
 
 def _load(documents: Documents, *, before: Snapshot | None) -> Current:
-    collections, records = documents.embeddings.collections_in_use(), documents.records.count()
+    records = documents.records.count()
     snapshot = load_snapshot(documents, before=before)
+    collections = snapshot.words.collections or documents.embeddings.collections_in_use()
     times = (time for campaign in snapshot.campaigns.values() for time in (campaign.starts_at, campaign.ends_at))
     return Current(snapshot, tuple(sorted(time for time in times if time is not None)), collections, records)

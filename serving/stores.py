@@ -44,12 +44,9 @@ def openers(settings: Settings) -> StoreOpeners:
     def graph() -> Iterator[Graph]:
         with graph_of(settings) as store:
             # The server plans each query the first time it sees it, which takes it longer than a person's deadline.
-            store.history_of(NOBODY)
-            store.intents_of(NOBODY)
-            store.mentions_of(NOBODY)
+            store.ties_of(NOBODY)
             store.campaigns_of({NOBODY: 1.0}, now_ms=0, half_life_days=1, limit=1)
             store.interested_in(NOBODY, limit=1)
-            store.related_campaigns({NOBODY: 1.0}, generation=NOBODY, limit=1)
             yield store
 
     return StoreOpeners(

@@ -3,10 +3,11 @@
 What is read from where, and what is made of the answers, is decided elsewhere.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -18,18 +19,17 @@ from persona.evaluation.splits import Window
 from persona.projections.conversations import SILENCE, profile_of
 from persona.projections.engagements import EVENT_NAMES, engagement_of, expressed_intents, mentions_of
 from persona.projections.histories import MS, NONE, Floats, Histories, Ints, Pairs, Record, ranges
-from persona.ranking.channels import CHANNELS, NEIGHBOURS, Candidate, Sources
+from persona.ranking.channels import CHANNELS, NEIGHBOURS, Candidates, Sources
 from persona.ranking.context import Context
 from persona.ranking.days import Days
+from persona.ranking.knowledge import CampaignWords, Knowledge, Related
 from persona.ranking.model import NEGATIVE, RankingModel
-from persona.ranking.relations import learn, related_votes, rows_of
+from persona.ranking.relations import learn, rows_of
 from persona.schemas import (
     Campaign,
     Engagement,
     Event,
     NeighbourVote,
-    RelatedVote,
-    Relation,
     SimilarConversation,
     Vector,
     Vectors,
@@ -251,7 +251,8 @@ class Replay:
         self._talks = log.talks_before(at_ms)
         self._ties = log.ties_before(at_ms, self._talks)
         self._foreseen: dict[tuple[str, bytes], tuple[Nearest, Nearest]] = {}
-        self._relations: dict[str, Mapping[str, Sequence[Relation]]] = {}
+        self._relations: dict[float, Related] = {}
+        self._knowledge: Knowledge | None = None
 
     def foresee(self, queries: Sequence[Query]) -> None:
         """Look for the neighbours of all these together, which takes as long as for a few of them; the vectors are let go."""
@@ -264,13 +265,24 @@ class Replay:
                 self._foreseen[user, vector.tobytes()] = (found[0], found[1])
             del self._profiles, self._talk_vectors
 
-    def proposals(self, query: Query, model: RankingModel) -> dict[str, list[Candidate]]:
+    def proposals(self, query: Query, model: RankingModel) -> dict[str, Candidates]:
         """What each of the product's channels proposes to the user of the query."""
-        sources = Sources(
-            vectors=self, graph=self, campaigns=self._log.catalogue, model=model, now_ms=query.at_ms, channel=None,
-            generation=str(model.taste_half_life_days),
-        )  # fmt: skip
+        knowledge = self._knowledge_by(model)
+        sources = Sources(vectors=self, graph=self, knowledge=knowledge, now_ms=query.at_ms, channel=None)
         return {name: channel(query.context, sources) for name, channel in CHANNELS.items()}
+
+    def _knowledge_by(self, model: RankingModel) -> Knowledge:
+        """What was known of campaigns, made once for all who ask by this model."""
+        if self._knowledge is None or self._knowledge.model is not model:
+            relations = self.related(model.taste_half_life_days)
+            self._knowledge = Knowledge(self._log.catalogue, model, relations, self._words)
+        return self._knowledge
+
+    def related(self, half_life_days: float) -> Related:
+        """What would have been learned then, with this half-life of tastes."""
+        if half_life_days not in self._relations:
+            self._relations[half_life_days] = self._learned(half_life_days)
+        return self._relations[half_life_days]
 
     # -- the vector store -------------------------------------------------------------------------------------------------
 
@@ -292,11 +304,6 @@ class Replay:
             SimilarConversation(similarity, int(self._talks.ended_ms[talk]), self._outcomes_of(talk))
             for talk, similarity in found
         ]
-
-    def similar_campaigns(self, vector: Vector, *, limit: int) -> list[tuple[str, float]]:
-        """See `VectorStore.similar_campaigns`; the catalogue's words have no history."""
-        campaigns, vectors = self._campaigns
-        return [(campaigns[place], near) for place, near in nearest_of(vectors, vector[None], [range(0)], limit=limit)[0]]
 
     @property
     def told(self) -> Told:
@@ -333,22 +340,14 @@ class Replay:
         voted = zip(best.tolist(), scores[best].tolist(), voters[best].tolist(), strict=True)
         return [NeighbourVote(names[campaign], score, users) for campaign, score, users in voted]
 
-    def related_campaigns(self, history: Mapping[str, float], *, generation: str, limit: int) -> list[RelatedVote]:
-        """See `Graph.related_campaigns`; a generation is called by the half-life of tastes with which it would have been learned then."""
-        if generation not in self._relations:
-            self._relations[generation] = self._learned(float(generation))
-        return related_votes(self._relations[generation], history, limit=limit)
-
     # -- what they hold ---------------------------------------------------------------------------------------------------
 
-    def _learned(self, half_life_days: float) -> Mapping[str, Sequence[Relation]]:
+    def _learned(self, half_life_days: float) -> Related:
         newest_ms = int(self._ties.at_ms[self._ties.event != NONE].max(initial=-1))
         end_of_newest_day_ms = (newest_ms // MS_PER_DAY + 1) * MS_PER_DAY
         rows = rows_of(self._ties, self._log.campaigns.all, now_ms=end_of_newest_day_ms, half_life_days=half_life_days)
-        found: dict[str, list[Relation]] = defaultdict(list)
-        for relation in learn(rows).relations:
-            found[relation.campaign_id].append(relation)
-        return found
+        by_campaign = groupby(learn(rows).relations, key=attrgetter("campaign_id"))
+        return Related(("", list(relations)) for _, relations in by_campaign)
 
     @cached_property
     def _pairs(self) -> tuple[Pairs, Ints]:
@@ -390,10 +389,9 @@ class Replay:
         return {names[campaign]: strength for campaign, strength in led_to}
 
     @cached_property
-    def _campaigns(self) -> tuple[list[str], Vectors]:
-        campaigns = sorted(self._log.campaign_vectors)
-        vectors = [self._log.campaign_vectors[campaign] for campaign in campaigns]
-        return campaigns, np.stack(vectors) if vectors else np.zeros((0, 0), dtype=np.float32)
+    def _words(self) -> CampaignWords:
+        """The catalogue's words, which have no history."""
+        return CampaignWords(self._log.campaign_vectors)
 
 
 def nearest_of(vectors: Vectors, asked: Vectors, excluded: Sequence[range], *, limit: int) -> list[Nearest]:

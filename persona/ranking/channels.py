@@ -4,18 +4,19 @@ Evidence speaks of others as counts only, never by id or word.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import nlargest
 from operator import itemgetter
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from persona.ranking.context import Context
-from persona.ranking.model import UNSEEN, RankingModel
+from persona.ranking.knowledge import Knowledge
 from persona.ranking.relations import NOT_THEIRS
-from persona.schemas import Campaign, NeighbourVote, RelatedVote, SimilarConversation, Vector
+from persona.schemas import NeighbourVote, SimilarConversation, Vector
 
 NEIGHBOURS = 100
 CANDIDATES = 300
@@ -38,12 +39,56 @@ class Candidate:
     evidence: Mapping[str, Any]
 
 
+class Candidates(Sequence[Candidate]):
+    """What a channel proposes, each campaign once, in columns: thousands are ranked, and the evidence of a few is shown."""
+
+    __slots__ = ("campaigns", "evidence_of", "scores")
+
+    def __init__(
+        self, campaigns: Sequence[str], scores: NDArray[np.float64], evidence_of: Callable[[int], Mapping[str, Any]]
+    ) -> None:
+        """`scores` has shape (campaigns,); `evidence_of` makes the evidence of the candidate at a place."""
+        self.campaigns = campaigns
+        self.scores = scores
+        self.evidence_of = evidence_of
+
+    @classmethod
+    def positive(
+        cls,
+        campaigns: Sequence[str],
+        scores: Sequence[float] | NDArray[np.float64],
+        evidence_of: Callable[[int], Mapping[str, Any]],
+    ) -> "Candidates":
+        """Those whose score is above zero."""
+        column = np.asarray(scores, np.float64)
+        if (column > 0).all():
+            return cls(campaigns, column, evidence_of)
+        kept = np.flatnonzero(column > 0).tolist()
+        return cls([campaigns[place] for place in kept], column[kept], lambda place: evidence_of(kept[place]))
+
+    def __len__(self) -> int:
+        """How many campaigns are proposed."""
+        return len(self.campaigns)
+
+    @overload
+    def __getitem__(self, place: int) -> Candidate: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Candidate]: ...
+    def __getitem__(self, place: int | slice) -> Candidate | list[Candidate]:
+        """The candidate at a place, or those of a slice."""
+        if isinstance(place, slice):
+            return [self[each] for each in range(*place.indices(len(self)))]
+        return Candidate(self.campaigns[place], float(self.scores[place]), self.evidence_of(place))
+
+
+NONE = Candidates((), np.zeros(0), lambda place: {})
+
+
 class VectorSearch(Protocol):
     """What the channels ask of the vector store."""
 
     def similar_users(self, vector: Vector, *, limit: int, exclude: str | None) -> list[tuple[str, float]]: ...
     def similar_conversations(self, vector: Vector, *, limit: int, exclude_user: str | None) -> list[SimilarConversation]: ...
-    def similar_campaigns(self, vector: Vector, *, limit: int) -> list[tuple[str, float]]: ...
 
 
 class GraphSearch(Protocol):
@@ -52,7 +97,6 @@ class GraphSearch(Protocol):
     def campaigns_of(
         self, neighbours: Mapping[str, float], *, now_ms: int, half_life_days: float, limit: int
     ) -> list[NeighbourVote]: ...
-    def related_campaigns(self, history: Mapping[str, float], *, generation: str, limit: int) -> list[RelatedVote]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,47 +105,45 @@ class Sources:
 
     vectors: VectorSearch
     graph: GraphSearch
-    campaigns: Mapping[str, Campaign]
-    model: RankingModel
+    knowledge: Knowledge
     now_ms: int
     channel: str | None
-    generation: str | None
-    """Whose relations count; None: nobody's."""
 
 
-Channel = Callable[[Context, Sources], list[Candidate]]
+Channel = Callable[[Context, Sources], Candidates]
 
 
-def similar_users(context: Context, sources: Sources) -> list[Candidate]:
+def similar_users(context: Context, sources: Sources) -> Candidates:
     """What people with similar conversations engaged with: similarity x engagement x recency, discounted by popularity."""
     if context.vector is None:
-        return []
+        return NONE
     found = sources.vectors.similar_users(context.vector, limit=NEIGHBOURS, exclude=context.user_id)
     neighbours = {user: _sharpened(similarity) for user, similarity in found if similarity > 0}
     if not neighbours:
-        return []
+        return NONE
+    knowledge = sources.knowledge
     votes = sources.graph.campaigns_of(
-        neighbours, now_ms=sources.now_ms, half_life_days=sources.model.taste_half_life_days, limit=CANDIDATES
+        neighbours, now_ms=sources.now_ms, half_life_days=knowledge.model.taste_half_life_days, limit=CANDIDATES
     )
-    return [
-        Candidate(vote.campaign_id, vote.score / np.sqrt(1 + sources.model.strength_of(vote.campaign_id)), {"users": vote.users})
-        for vote in votes
-        if vote.score > 0
-    ]
+    campaigns = [vote.campaign_id for vote in votes]
+    scores = np.array([vote.score for vote in votes]) / np.sqrt(1 + knowledge.strengths(campaigns))
+    return Candidates.positive(campaigns, scores, lambda place: {"users": votes[place].users})
 
 
-def similar_conversations(context: Context, sources: Sources) -> list[Candidate]:
+def similar_conversations(context: Context, sources: Sources) -> Candidates:
     """What the most similar conversations named or led to."""
     if context.vector is None:
-        return []
+        return NONE
     scores: dict[str, float] = defaultdict(float)
     counts: dict[str, int] = defaultdict(int)
     nearest = sources.vectors.similar_conversations(context.vector, limit=NEIGHBOURS, exclude_user=context.user_id)
     for conversation in nearest:
+        nearness = _sharpened(conversation.similarity)
         for campaign, strength in conversation.outcomes.items():
-            scores[campaign] += _sharpened(conversation.similarity) * strength
+            scores[campaign] += nearness * strength
             counts[campaign] += strength > 0
-    return [Candidate(campaign, score, {"conversations": counts[campaign]}) for campaign, score in scores.items() if score > 0]
+    campaigns = list(scores)
+    return Candidates.positive(campaigns, list(scores.values()), lambda place: {"conversations": counts[campaigns[place]]})
 
 
 def weighted_history(context: Context, *, now_ms: int, half_life_days: float) -> dict[str, float]:
@@ -127,91 +169,79 @@ def weighted_history(context: Context, *, now_ms: int, half_life_days: float) ->
     return history
 
 
-def related(context: Context, sources: Sources) -> list[Candidate]:
+def related(context: Context, sources: Sources) -> Candidates:
     """What goes together with what the person engaged with."""
-    history = weighted_history(context, now_ms=sources.now_ms, half_life_days=sources.model.taste_half_life_days)
-    if not history or sources.generation is None:
-        return []
+    history = weighted_history(context, now_ms=sources.now_ms, half_life_days=sources.knowledge.model.taste_half_life_days)
+    if not history:
+        return NONE
     strongest = dict(nlargest(LONGEST_HISTORY, history.items(), key=itemgetter(1, 0)))
-    votes = sources.graph.related_campaigns(strongest, generation=sources.generation, limit=CANDIDATES)
-    return [
-        Candidate(
-            vote.campaign_id,
-            vote.score,
-            {
-                "because": vote.because,
-                "support": vote.support,
-                "weight": vote.weight,
-                "run_id": vote.run_id,
-                **_named(vote.because, context),
-            },
-        )
-        for vote in votes
-        if vote.score > 0
-    ]
+    votes = sources.knowledge.relations.related_campaigns(strongest, limit=CANDIDATES)
+
+    def evidence(place: int) -> dict[str, Any]:
+        vote = votes[place]
+        why = {"because": vote.because, "support": vote.support, "weight": vote.weight, "run_id": vote.run_id}
+        return {**why, **_named(vote.because, context)}
+
+    return Candidates.positive([vote.campaign_id for vote in votes], [vote.score for vote in votes], evidence)
 
 
-def mentions(context: Context, sources: Sources) -> list[Candidate]:
+def mentions(context: Context, sources: Sources) -> Candidates:
     """Campaigns that the person's messages name, by how often and how lately."""
-    half_life_ms = sources.model.half_life_days * MS_PER_DAY
-    return [
-        Candidate(
-            mention.campaign_id,
-            mention.count * 0.5 ** (max(sources.now_ms - mention.last_at_ms, 0) / half_life_ms),
-            {"messages": mention.count, **_named(mention.campaign_id, context)},
-        )
-        for mention in context.mentioned.values()
-    ]
+    half_life_ms = sources.knowledge.model.half_life_days * MS_PER_DAY
+    named = list(context.mentioned.values())
+    scores = [each.count * 0.5 ** (max(sources.now_ms - each.last_at_ms, 0) / half_life_ms) for each in named]
+
+    def evidence(place: int) -> dict[str, Any]:
+        return {"messages": named[place].count, **_named(named[place].campaign_id, context)}
+
+    return Candidates([each.campaign_id for each in named], np.array(scores, np.float64), evidence)
 
 
-def intents(context: Context, sources: Sources) -> list[Candidate]:
+def intents(context: Context, sources: Sources) -> Candidates:
     """Campaigns that address what the person said they want, by how often they said it."""
-    total = sum(context.intents[intent].count for intent in context.intents)
-    best: dict[str, Candidate] = {}
-    for campaign in sources.campaigns.values():
-        for intent in campaign.intents:
-            expressed = context.intents.get(intent)
-            if expressed is None:
-                continue
-            score = expressed.count / total
-            if campaign.campaign_id not in best or score > best[campaign.campaign_id].score:
-                evidence: dict[str, Any] = {"intent": intent, "messages": expressed.count}
-                if expressed.last_message_id:
-                    evidence["message_id"] = expressed.last_message_id
-                best[campaign.campaign_id] = Candidate(campaign.campaign_id, score, evidence)
-    return list(best.values())
+    knowledge = sources.knowledge
+    counts = {name: expressed.count for name, expressed in context.intents.items()}
+    found = dict.fromkeys(campaign for intent in counts for campaign in knowledge.addressing.get(intent, ()))
+    # of those that were expressed as often, the one that the campaign names first
+    best = {
+        campaign: max(filter(counts.__contains__, knowledge.campaigns[campaign].intents), key=counts.__getitem__)
+        for campaign in found
+    }
+    campaigns, total = list(best), sum(counts.values())
+
+    def evidence(place: int) -> dict[str, Any]:
+        expressed = context.intents[best[campaigns[place]]]
+        message = {"message_id": expressed.last_message_id} if expressed.last_message_id else {}
+        return {"intent": expressed.intent, "messages": expressed.count, **message}
+
+    return Candidates(campaigns, np.array([counts[intent] / total for intent in best.values()], np.float64), evidence)
 
 
-def content(context: Context, sources: Sources) -> list[Candidate]:
+def content(context: Context, sources: Sources) -> Candidates:
     """Campaigns whose own words are like the person's: what a new campaign lives on."""
     if context.vector is None:
-        return []
-    found = sources.vectors.similar_campaigns(context.vector, limit=CANDIDATES)
-    return [
-        Candidate(campaign, similarity, {"similarity": round(similarity, 4)}) for campaign, similarity in found if similarity > 0
-    ]
+        return NONE
+    found = sources.knowledge.words.similar_campaigns(context.vector, limit=CANDIDATES)
+    campaigns, similarities = [campaign for campaign, _ in found], [similarity for _, similarity in found]
+    return Candidates.positive(campaigns, similarities, lambda place: {"similarity": round(similarities[place], 4)})
 
 
-def engagement(context: Context, sources: Sources) -> list[Candidate]:
+def engagement(context: Context, sources: Sources) -> Candidates:
     """What does well now, for everyone; a campaign nobody has seen yet stands at the prior."""
-    figures = sources.model.figures_on(sources.channel)
-    return [
-        Candidate(campaign, figure.engagement, {"conversions": figure.conversions})
-        for campaign in sources.campaigns
-        for figure in [figures.get(campaign, UNSEEN)]
-    ]
+    standing = sources.knowledge.standing(sources.channel)
+    return Candidates(standing.campaigns, standing.engagement, lambda place: {"conversions": standing.conversions[place]})
 
 
 CHANNELS: dict[str, Channel] = {
-    "similar_conversations": similar_conversations,
-    "similar_users": similar_users,
     "related": related,
     "mentions": mentions,
     "intents": intents,
     "content": content,
     "engagement": engagement,
+    "similar_conversations": similar_conversations,
+    "similar_users": similar_users,
 }
-"""Every channel by the name that evidence and weights use."""
+"""Every channel by the name that evidence and weights use; those that wait for a store last, so that the others need not."""
 
 
 def _sharpened(similarity: float) -> float:

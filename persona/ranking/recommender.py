@@ -1,26 +1,23 @@
 """The whole way from a question to an answer: context, channels, fusion, policy, explanation. A store that is down costs its channel."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from persona.errors import NotFound, StoreUnavailable
 from persona.language.mentions import NameFinder
-from persona.ranking.channels import (
-    CHANNELS,
-    Candidate,
-    GraphSearch,
-    Sources,
-    VectorSearch,
-)
+from persona.ranking.asking import begin
+from persona.ranking.channels import CHANNELS, NEIGHBOURS, NONE, GraphSearch, Sources, VectorSearch
 from persona.ranking.context import Context, Decision
 from persona.ranking.diversity import Diversity, Placed, placed
 from persona.ranking.explanation import evidence_of, reason_against, reason_for
-from persona.ranking.fusion import Fused, fuse
+from persona.ranking.fusion import Fused, Ranked, fuse
 from persona.ranking.holdout import CONTROL, Holdout
+from persona.ranking.knowledge import NO_RELATIONS, NO_WORDS, CampaignWords, Knowledge, Related
 from persona.ranking.model import RankingModel, fit
 from persona.ranking.policy import UNKNOWN_CHANNEL, Request, Rule, by_campaign, next_release, rule_against
 from persona.ranking.tracing import Trail
@@ -33,11 +30,14 @@ from persona.schemas import (
     ExpressedIntent,
     Mention,
     Recommendation,
+    SimilarConversation,
+    Ties,
     Vector,
     Why,
 )
 from persona.settings import Settings
 from persona.stores.documents import Documents
+from persona.stores.documents.embeddings import text_hash
 
 T = TypeVar("T")
 LONGEST_CAP = timedelta(days=365)
@@ -46,6 +46,7 @@ NO_MODEL = fit([], facts=0, fingerprint="")
 """What ranks before the first generation is published: priors alone."""
 
 NO_NAMES = NameFinder([])
+NOTHING_KNOWN = Knowledge({}, NO_MODEL)
 
 
 class ProfileStore(VectorSearch, Protocol):
@@ -57,9 +58,7 @@ class ProfileStore(VectorSearch, Protocol):
 class HistoryStore(GraphSearch, Protocol):
     """What a context needs of the graph."""
 
-    def history_of(self, user_id: str) -> list[Engagement]: ...
-    def intents_of(self, user_id: str) -> list[ExpressedIntent]: ...
-    def mentions_of(self, user_id: str) -> list[Mention]: ...
+    def ties_of(self, user_id: str) -> Ties: ...
 
 
 class DecisionStore(Protocol):
@@ -98,8 +97,20 @@ class Snapshot:
     """Who unsubscribed, from which campaign (None: from more than one) and on which channel; it holds while the truth is silent too."""
     finder: NameFinder = NO_NAMES
     """Finds the campaigns that a text names."""
+    relations: Related = NO_RELATIONS
+    """Those of the generation."""
+    words: CampaignWords = NO_WORDS
+    """What the campaigns' texts say, by the model that made the vectors of people."""
     may_be_outdated: bool = False
     """Whether MongoDB did not say if there is a newer one."""
+
+    knowledge: Knowledge = field(default=NOTHING_KNOWN, compare=False)
+    """What the channels look at, made of the above; one that goes on with them is given."""
+
+    def __post_init__(self) -> None:
+        made_of = self.campaigns, self.model, self.relations, self.words
+        if not self.knowledge.is_of(*made_of):
+            object.__setattr__(self, "knowledge", Knowledge(*made_of))
 
     def campaign(self, campaign_id: str) -> Campaign:
         """The campaign with this id; raises `NotFound`."""
@@ -120,19 +131,51 @@ class Query:
 
 
 def load_snapshot(documents: Documents, *, before: Snapshot | None = None) -> Snapshot:
-    """The generation in force and the catalog as they are now; what costs time is taken from the one `before` if it is the same."""
-    in_force = documents.generations.in_force()
-    version = documents.catalog.version()
-    campaigns = documents.catalog.campaigns()
-    return Snapshot(
-        generation=in_force[0] if in_force else None,
-        model=RankingModel.model_validate(in_force[1]) if in_force else NO_MODEL,
-        catalog_version=version,
-        campaigns={campaign.campaign_id: campaign for campaign in campaigns},
+    """The generation in force and the catalog as they are now; what costs time is taken from the one `before` where it is the same."""
+    generation, version = documents.generations.in_force_id(), documents.catalog.version()
+    if before is None or (before.generation, before.catalog_version) != (generation, version):
+        before = _of_campaigns(documents, version, before)
+    return replace(
+        before,
+        words=_words(documents, before),
         as_of=documents.records.newest_timestamp(),
-        finder=before.finder if before and before.catalog_version == version else NameFinder(campaigns),
         suppressed=documents.catalog.suppressed(),
         unsubscribed=documents.records.unsubscribed(),
+        may_be_outdated=False,
+    )
+
+
+def _of_campaigns(documents: Documents, version: int, before: Snapshot | None) -> Snapshot:
+    in_force = documents.generations.in_force()
+    model = RankingModel.model_validate(in_force[1]) if in_force else NO_MODEL
+    campaigns = documents.catalog.campaigns()
+    same_model = before is not None and before.model.fingerprint == model.fingerprint
+    return Snapshot(
+        generation=in_force[0] if in_force else None,
+        model=model,
+        catalog_version=version,
+        campaigns={campaign.campaign_id: campaign for campaign in campaigns},
+        as_of=None,
+        finder=before.finder if before and before.catalog_version == version else NameFinder(campaigns),
+        relations=before.relations if before and same_model else Related(documents.relations.of(model.fingerprint)),
+        words=before.words if before and before.catalog_version == version else NO_WORDS,
+    )
+
+
+def _words(documents: Documents, snapshot: Snapshot) -> CampaignWords:
+    """The vectors of the campaigns' texts; those that there are, as long as another model's are made, which people's do not fit yet."""
+    in_use, known = documents.embeddings.collections_in_use(), snapshot.words
+    if known.collections == in_use and not documents.embeddings.present(sorted(known.unread)):
+        return known
+    hash_of = {campaign.campaign_id: text_hash(campaign.text) for campaign in snapshot.campaigns.values() if campaign.text}
+    vectors = documents.embeddings.get(set(hash_of.values()))
+    # asked last: who makes others says so before anything is forgotten
+    if in_use != documents.embeddings.collections_to_fill():
+        return known if known.collections == in_use else NO_WORDS
+    return CampaignWords(
+        {campaign: vectors[key] for campaign, key in hash_of.items() if key in vectors},
+        collections=in_use,
+        unread=set(hash_of.values()) - vectors.keys(),
     )
 
 
@@ -158,7 +201,7 @@ class Rules:
 class Ranking:
     """What every channel together says about a person, before policy."""
 
-    fused: Sequence[Fused]
+    fused: Ranked
     context: Context
     request: Request
     held_out: bool
@@ -203,11 +246,11 @@ class Ranking:
 
     def proposal(self, campaign_id: str) -> Fused | None:
         """What the channels say about one campaign, whether it may be offered or not."""
-        return next((item for item in self.fused if item.campaign_id == campaign_id), None)
+        return self.fused.of(campaign_id)
 
     def _placed(self) -> Iterator[Placed]:
         campaigns = self.snapshot.campaigns
-        allowed = (item for item in self.fused if item.campaign_id in campaigns and not self.rule_against(item.campaign_id))
+        allowed = (self.fused[place] for place, campaign in enumerate(self.fused.campaigns) if not self.rule_against(campaign))
         return placed(allowed, campaigns, self.diversity)
 
 
@@ -285,57 +328,46 @@ class Recommender:
 
         Raises `StoreUnavailable` when no channel is left.
         """
+        at = query.at or datetime.now(UTC)
+        decided = begin(self.records.decisions_of, user_id, impressions_since=at - min(LONGEST_CAP, at - BEGINNING))
+        known = begin(self.customers.customer, user_id)
+        tied = begin(self.graph.ties_of, user_id)
+        profiled = begin(self.vectors.user_vector, user_id)
+        history, expressed, mentioned = degraded.unless(tied, Ties([], [], []))
+        decisions = degraded.unless(lambda: _decisions(decided()), None)
+        if decisions is None:
+            decisions = [*_unsubscribes(snapshot.unsubscribed.get(user_id, ())), *_decisions_in(history)]
         in_snapshot: Customer | None = Customer(user_id=user_id, suppressed=user_id in snapshot.suppressed)
-        customer: Customer | None = degraded.unless(lambda: self.customers.customer(user_id), in_snapshot)
-        history: list[Engagement] = degraded.unless(lambda: self.graph.history_of(user_id), [])
-        expressed: list[ExpressedIntent] = degraded.unless(lambda: self.graph.intents_of(user_id), [])
-        mentioned: list[Mention] = degraded.unless(lambda: self.graph.mentions_of(user_id), [])
-        seen_elsewhere = [*_unsubscribes(snapshot.unsubscribed.get(user_id, ())), *_decisions_in(history)]
         context = Context(
             user_id=user_id,
-            vector=degraded.unless(lambda: self.vectors.user_vector(user_id), None),
+            vector=degraded.unless(profiled, None),
             intents={intent.intent: intent for intent in expressed},
             mentioned={mention.campaign_id: mention for mention in mentioned},
             history=history,
-            customer=customer,
-            decisions=by_campaign(degraded.unless(lambda: self._decisions(user_id, query), seen_elsewhere), until=query.at),
+            customer=degraded.unless(known, in_snapshot),
+            decisions=by_campaign(decisions, until=query.at),
         )
         if self.live is not None:
             context, snapshot = self.live.counted_in(context, query, snapshot, degraded)
         return self._ranking(context, query, snapshot, degraded)
 
-    def _decisions(self, user_id: str, query: Query) -> list[Decision]:
-        at = query.at or datetime.now(UTC)
-        since = at - min(LONGEST_CAP, at - BEGINNING)
-        return [
-            Decision(
-                event=record["event"], campaign_id=record.get("campaign_id"), channel=record["channel"], at=record["timestamp"]
-            )
-            for record in self.records.decisions_of(user_id, impressions_since=since)
-        ]
-
     def _ranking(self, context: Context, query: Query, snapshot: Snapshot, degraded: "Degraded") -> Ranking:
         if snapshot.may_be_outdated:
             degraded.stores.add("mongodb")
         held_out = context.user_id is not None and self.rules.holdout.has(context.user_id)
+        channels = {CONTROL: CHANNELS[CONTROL]} if held_out else CHANNELS
         sources = Sources(
-            vectors=self.vectors,
+            vectors=self.vectors if held_out or context.vector is None else _Ahead(self.vectors, context.vector, context.user_id),
             graph=self.graph,
-            campaigns=snapshot.campaigns,
-            model=snapshot.model,
+            knowledge=snapshot.knowledge,
             now_ms=_now_ms(query, snapshot),
             channel=query.channel,
-            generation=snapshot.generation,
         )
-        proposals: dict[str, Sequence[Candidate]] = {
-            name: degraded.unless(lambda channel=channel: channel(context, sources), [])  # type: ignore[misc]
-            for name, channel in CHANNELS.items()
-            if name == CONTROL or not held_out
-        }
+        proposals = {name: degraded.unless(partial(channel, context, sources), NONE) for name, channel in channels.items()}
         if degraded.stores and not any(proposals.values()):
             raise StoreUnavailable(", ".join(sorted(degraded.stores)), "no channel is left to answer from")
         return Ranking(
-            fused=fuse(proposals, {CONTROL: 1.0} if held_out else snapshot.model.weights),
+            fused=fuse(proposals, {CONTROL: 1.0} if held_out else snapshot.model.weights, snapshot.knowledge.number_of),
             context=context,
             request=Request(
                 at=query.at or datetime.now(UTC),
@@ -349,6 +381,20 @@ class Recommender:
             as_of=_as_of(query, snapshot),
             degraded=sorted(degraded.stores),
         )
+
+
+class _Ahead:
+    """The searches that the channels make for a vector, begun together: each channel waits for what is left of its own."""
+
+    def __init__(self, vectors: VectorSearch, vector: Vector, user_id: str | None) -> None:
+        self._users = begin(vectors.similar_users, vector, limit=NEIGHBOURS, exclude=user_id)
+        self._conversations = begin(vectors.similar_conversations, vector, limit=NEIGHBOURS, exclude_user=user_id)
+
+    def similar_users(self, vector: Vector, *, limit: int, exclude: str | None) -> list[tuple[str, float]]:
+        return self._users()
+
+    def similar_conversations(self, vector: Vector, *, limit: int, exclude_user: str | None) -> list[SimilarConversation]:
+        return self._conversations()
 
 
 def _offer(item: Placed, rank: int, campaigns: Mapping[str, Campaign]) -> Recommendation:
@@ -382,6 +428,10 @@ def _now_ms(query: Query, snapshot: Snapshot) -> int:
 def _unsubscribes(known: Collection[tuple[str | None, str]]) -> Iterator[Decision]:
     """Of unknown time: they hold at any that is asked about."""
     return (Decision(Event.UNSUBSCRIBE, campaign_id, channel, BEGINNING) for campaign_id, channel in known)
+
+
+def _decisions(records: Iterable[Mapping[str, Any]]) -> list[Decision]:
+    return [Decision(found["event"], found.get("campaign_id"), found["channel"], found["timestamp"]) for found in records]
 
 
 def _decisions_in(history: Sequence[Engagement]) -> Iterator[Decision]:

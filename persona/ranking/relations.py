@@ -1,9 +1,9 @@
-"""Which campaigns go together: EASE, learned from what conversations and people engaged with, and what it predicts from a history.
+"""Which campaigns go together: EASE, learned from what conversations and people engaged with. What a history points to: `knowledge`.
 
 Pure. Where events come from and where relations are kept is decided elsewhere.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from persona.projections.engagements import EVENT_NAMES
 from persona.projections.histories import MS, NEGATIVE, NEVER, NONE, WEIGHTS, Ties
-from persona.schemas import Event, RelatedVote, Relation
+from persona.schemas import Event, Relation
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -154,23 +154,6 @@ def learn(rows: Rows) -> Learned:
             people=together.people, campaigns=len(names), relations=len(relations), regularisation=round(regularisation, DIGITS)
         ),
     )
-
-
-def related_votes(relations: Mapping[str, Sequence[Relation]], history: Mapping[str, float], *, limit: int) -> list[RelatedVote]:
-    """What a history points to, best first: `relations` by their first campaign, `history` campaign id to weight.
-
-    What the graph answers, computed from relations in memory.
-    """
-    found: dict[str, list[tuple[float, Relation]]] = {}
-    for campaign, weight in history.items():
-        for relation in relations.get(campaign, ()):
-            found.setdefault(relation.related_id, []).append((weight * relation.weight, relation))
-    votes = []
-    for campaign, parts in found.items():
-        _, most = min(parts, key=lambda part: (-part[0], part[1].campaign_id))
-        score = sum(pull for pull, _ in parts)
-        votes.append(RelatedVote(campaign, score, most.campaign_id, most.support, most.weight, run_id=""))
-    return sorted(votes, key=lambda vote: (-vote.score, vote.campaign_id))[:limit]
 
 
 # -- from people to a matrix ------------------------------------------------------------------------------------------------

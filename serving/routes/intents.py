@@ -1,19 +1,16 @@
 """Which intents texts show."""
 
-from typing import Annotated
-
 import orjson
 from fastapi import APIRouter, Response
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 
 from serving.problems import problems
+from serving.routes.texts import Texts
 from serving.scopes import REFUSALS, needs
 from serving.services import ServicesDep
 
 router = APIRouter(tags=["intents"], dependencies=[needs("read")], responses=REFUSALS)
 
-CHARACTERS = 100_000
-"""Of all texts of a question together: what is encoded in seconds."""
 ONE = {"intent": "card_arrival", "intents": [{"intent": "card_arrival", "probability": 0.93}]}
 
 
@@ -37,23 +34,12 @@ class IntentsAnswer(Shown):
     texts: list[Shown]
 
 
-def _not_too_much(texts: list[str]) -> list[str]:
-    if (characters := sum(map(len, texts))) > CHARACTERS:
-        raise ValueError(f"{characters:,} characters are more than the {CHARACTERS:,} that a question may have in all its texts")
-    return texts
-
-
 class IntentsQuestion(BaseModel):
     """What was said."""
 
     model_config = ConfigDict(strict=True)  # `true` is no number
 
-    texts: Annotated[list[Annotated[str, StringConstraints(min_length=1)]], AfterValidator(_not_too_much)] = Field(
-        min_length=1,
-        max_length=1_000,
-        description=f"At most {CHARACTERS:,} characters together.",
-        examples=[["When will my new card be here?"]],
-    )
+    texts: Texts
     k: int = Field(default=5, ge=1, le=1_000, description="How many intents, likeliest first.")
 
 

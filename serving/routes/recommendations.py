@@ -10,6 +10,7 @@ from serving.problems import problems
 from serving.routes.cached import CachedRoute
 from serving.routes.ids import asked_user
 from serving.routes.queries import RecommendationQuery, WhyQuery
+from serving.routes.texts import Texts
 from serving.scopes import REFUSALS, needs
 from serving.services import ServicesDep
 
@@ -70,6 +71,12 @@ WHY_EXAMPLE = {
 }
 
 
+class TextsQuestion(RecommendationQuery):
+    """What someone says, and what is wanted for it."""
+
+    texts: Texts
+
+
 @cached.get(
     "/recommendations/{user_id}",
     summary="What to offer this person now, and why",
@@ -90,6 +97,29 @@ async def recommendations(
 
 
 router.include_router(cached)
+
+
+@router.post(
+    "/recommendations",
+    summary="What to offer someone who says this",
+    response_model=Answer,
+    responses={
+        200: {
+            "description": "As for a person of whom nothing but these texts is known; `user_id` is null.",
+            "content": {"application/json": {"example": {**EXAMPLE, "user_id": None}}},
+        },
+        **problems(400, 422, 503),
+    },
+)
+async def recommendations_for_texts(question: TextsQuestion, services: ServicesDep) -> Response:
+    """By what is like the texts, what answers their intents and what they name; nothing is kept.
+
+    503 also where too many texts wait to be read already.
+    """
+    wanted = recommender.Query(k=question.k, channel=question.channel, exclude=question.exclude)
+    return Response(
+        await services.texts.for_texts(question.texts, wanted, explain=question.explain), media_type="application/json"
+    )
 
 
 @router.get(

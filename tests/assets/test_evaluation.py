@@ -11,7 +11,7 @@ from persona.evaluation.judging import Tuned
 from persona.evaluation.reading import read_log
 from persona.evaluation.replay import Query, Replay
 from persona.projections.conversations import profile_of
-from persona.ranking.channels import CHANNELS, Candidate, Sources
+from persona.ranking.channels import CHANNELS, Candidates, Sources
 from persona.ranking.context import Context
 from persona.ranking.model import PRIOR_WEIGHTS
 from persona.ranking.recommender import Query as Request
@@ -152,8 +152,7 @@ def test_a_replay_of_everything_is_what_the_stores_hold(world: World) -> None:
                 mentioned={mention.campaign_id: mention for mention in stores.graph.mentions_of(user)},
             )
             sources = Sources(
-                vectors=stores.vectors, graph=stores.graph, campaigns=snapshot.campaigns, model=snapshot.model, now_ms=now_ms,
-                channel=None, generation=snapshot.generation,
+                vectors=stores.vectors, graph=stores.graph, knowledge=snapshot.knowledge, now_ms=now_ms, channel=None,
             )  # fmt: skip
             theirs = {name: channel(context, sources) for name, channel in CHANNELS.items()}
             query = Query(user, now_ms, context, "", frozenset(), frozenset(), warm=True)
@@ -170,5 +169,5 @@ def test_a_replay_of_everything_is_what_the_stores_hold(world: World) -> None:
         assert compared > 100
 
 
-def scores(candidates: list[Candidate]) -> dict[str, tuple[float, Any]]:
+def scores(candidates: Candidates) -> dict[str, tuple[float, Any]]:
     return {found.campaign_id: (round(float(found.score), 4), str(sorted(found.evidence.items()))[:12]) for found in candidates}

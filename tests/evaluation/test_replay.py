@@ -43,7 +43,7 @@ def seen(records: list[dict[str, Any]], cut: int) -> Any:
             for found in replay.similar_conversations(probe, limit=99, exclude_user="u_1")
         ),
         replay.campaigns_of(known, now_ms=ms(cut), half_life_days=7, limit=99),
-        replay.related_campaigns({"c_1": 1.0, "c_2": 0.5}, generation="30.0", limit=99),
+        replay.related(30.0).related_campaigns({"c_1": 1.0, "c_2": 0.5}, limit=99),
         fit(log.day_buckets(ms(cut)), facts=0, fingerprint="").figures,
     )
 

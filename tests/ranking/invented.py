@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from persona.errors import StoreUnavailable
+from persona.ranking.knowledge import CampaignWords, Related
 from persona.ranking.model import fit
 from persona.ranking.people import People
 from persona.ranking.recommender import Query, Recommender, Rules, Snapshot
@@ -24,8 +25,9 @@ from persona.schemas import (
     FrequencyCap,
     Mention,
     NeighbourVote,
-    RelatedVote,
+    Relation,
     SimilarConversation,
+    Ties,
     Vector,
     Why,
 )
@@ -59,7 +61,10 @@ class World:
             if any("text_hash" in record for record in records)
         }
         model = fit(self._buckets(), facts=9, fingerprint="f")
-        self.snapshot = Snapshot("g_1", model, 1, self.campaigns, AT)
+        names = sorted(self.campaigns)
+        related = Related(("run-0", [Relation(each, other, 0.5, 2) for other in names if other != each]) for each in names)
+        words = CampaignWords({name: self._vector() for name in names[1::2]})
+        self.snapshot = Snapshot("g_1", model, 1, self.campaigns, AT, relations=related, words=words)
 
     def _campaign(self, number: int) -> Campaign:
         some = self.random
@@ -124,26 +129,23 @@ class World:
             if person != exclude_user and "campaign_id" in record
         ]
 
-    def similar_campaigns(self, vector: Vector, *, limit: int) -> list[tuple[str, float]]:
-        self._up("milvus")
-        return [(campaign, 1 / (2 + place)) for place, campaign in enumerate(sorted(self.campaigns)) if place % 2]
-
-    def history_of(self, user_id: str) -> list[Engagement]:
+    def ties_of(self, user_id: str) -> Ties:
         self._up("neo4j")
+        return Ties(self._engaged(user_id), self._expressed(user_id), self._mentioned(user_id))
+
+    def _engaged(self, user_id: str) -> list[Engagement]:
         return [
             Engagement(user_id, record["campaign_id"], 0.5, 0.0, {record["event"]: 1}, 0, 0, record["_id"])
             for record in self.records_of[user_id]
             if "campaign_id" in record
         ]
 
-    def intents_of(self, user_id: str) -> list[ExpressedIntent]:
-        self._up("neo4j")
+    def _expressed(self, user_id: str) -> list[ExpressedIntent]:
         counts = Counter(record["intent"] for record in self.records_of[user_id] if "intent" in record)
         last = {intent: self._expressing(user_id, intent)[0] for intent in counts}
         return [ExpressedIntent(user_id, intent, n, at_ms(last[intent]), last[intent]["_id"]) for intent, n in counts.items()]
 
-    def mentions_of(self, user_id: str) -> list[Mention]:
-        self._up("neo4j")
+    def _mentioned(self, user_id: str) -> list[Mention]:
         counts = Counter(campaign for record in self.records_of[user_id] for campaign in record.get("names", ()))
         last = {campaign: self._naming(user_id, campaign)[0] for campaign in counts}
         return [Mention(campaign, n, at_ms(last[campaign]), last[campaign]["_id"]) for campaign, n in counts.items()]
@@ -154,11 +156,6 @@ class World:
         self._up("neo4j")
         campaigns = {record["campaign_id"] for person in neighbours for record in self.history(person)}
         return [NeighbourVote(campaign, 0.5, len(neighbours)) for campaign in sorted(campaigns)]
-
-    def related_campaigns(self, history: Mapping[str, float], *, generation: str, limit: int) -> list[RelatedVote]:
-        self._up("neo4j")
-        others = sorted(self.campaigns.keys() - history)
-        return [RelatedVote(campaign, 1 / (1 + place), min(history), 2, 0.5, "run-0") for place, campaign in enumerate(others)]
 
     def _naming(self, user_id: str, campaign_id: str) -> list[dict[str, Any]]:
         return newest_first(record for record in self.records_of[user_id] if campaign_id in record.get("names", ()))

@@ -1,12 +1,15 @@
 """What fusion promises whatever the channels propose."""
 
 import random
+from collections.abc import Mapping
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from persona.ranking.channels import Candidate
-from persona.ranking.fusion import fuse, fused_order
+from persona.ranking.channels import Candidates
+from persona.ranking.fusion import Ranked, fused_order
+from persona.ranking.fusion import fuse as fuse_among
 
 CHANNELS = ("similar_users", "content", "engagement", "intents", "similar_conversations", "another")
 SCORES = st.floats(min_value=1e-6, max_value=1e6, allow_nan=False)
@@ -16,8 +19,15 @@ PROPOSALS = st.dictionaries(
 WEIGHTS = st.fixed_dictionaries({channel: st.floats(min_value=0.01, max_value=1) for channel in CHANNELS})
 
 
-def candidates(scores: dict[str, float]) -> list[Candidate]:
-    return [Candidate(campaign, score, {}) for campaign, score in scores.items()]
+def candidates(scores: dict[str, float], evidence: str | None = None) -> Candidates:
+    campaigns, column = list(scores), np.array(list(scores.values()), np.float64)
+    return Candidates(campaigns, column, lambda place: {evidence: scores[campaigns[place]]} if evidence else {})
+
+
+def fuse(proposals: Mapping[str, Candidates], weights: Mapping[str, float]) -> Ranked:
+    """Among all that are proposed."""
+    names = sorted({campaign for proposed in proposals.values() for campaign in proposed.campaigns})
+    return fuse_among(proposals, weights, {name: number for number, name in enumerate(names)})
 
 
 def fused(proposals: dict[str, dict[str, float]], weights: dict[str, float]) -> dict[str, float]:
@@ -25,8 +35,8 @@ def fused(proposals: dict[str, dict[str, float]], weights: dict[str, float]) -> 
 
 
 def test_nothing_proposed_is_nothing_ranked() -> None:
-    assert fuse({}, {"content": 1.0}) == []
-    assert fuse({"content": []}, {"content": 1.0}) == []
+    assert not fuse({}, {"content": 1.0})
+    assert not fuse({"content": candidates({})}, {"content": 1.0})
 
 
 def test_each_channel_counts_by_its_weight_and_is_scaled_by_its_best() -> None:
@@ -48,13 +58,13 @@ def test_ties_are_broken_by_campaign_id() -> None:
 
 def test_evidence_names_channel_and_share_strongest_first() -> None:
     proposals = {
-        "engagement": [Candidate("a", 4.0, {"conversions": 3})],
-        "content": [Candidate("a", 0.5, {"similarity": 0.5}), Candidate("b", 1.0, {"similarity": 1.0})],
+        "engagement": candidates({"a": 4.0}, "conversions"),
+        "content": candidates({"a": 0.5, "b": 1.0}, "similarity"),
     }
     first, second = fuse(proposals, {"content": 0.6, "engagement": 0.4})
     assert (first.campaign_id, second.campaign_id) == ("a", "b")
     assert first.evidence == [
-        {"channel": "engagement", "score": 1.0, "contribution": 0.4, "conversions": 3},
+        {"channel": "engagement", "score": 1.0, "contribution": 0.4, "conversions": 4.0},
         {"channel": "content", "score": 0.5, "contribution": 0.3, "similarity": 0.5},
     ]
 
@@ -79,9 +89,10 @@ def test_the_order_of_channels_and_candidates_does_not_matter(
 ) -> None:
     shuffled = {}
     for name in shuffler.sample(sorted(proposals), k=len(proposals)):
-        shuffled[name] = candidates(proposals[name])
-        shuffler.shuffle(shuffled[name])
-    assert fuse(shuffled, weights) == fuse({name: candidates(scores) for name, scores in proposals.items()}, weights)
+        scores = list(proposals[name].items())
+        shuffler.shuffle(scores)
+        shuffled[name] = candidates(dict(scores))
+    assert list(fuse(shuffled, weights)) == list(fuse({name: candidates(each) for name, each in proposals.items()}, weights))
 
 
 @given(PROPOSALS.filter(lambda proposals: any(proposals.values())), WEIGHTS, st.data())
@@ -95,6 +106,15 @@ def test_a_better_score_in_a_channel_never_lowers_a_campaign(
     after = fused({**proposals, channel: {**proposals[channel], campaign: better}}, weights)
     assert after[campaign] >= before[campaign]
     assert list(after).index(campaign) <= list(before).index(campaign)
+
+
+def test_what_has_no_number_is_not_ranked_and_still_may_be_the_best_of_its_channel() -> None:
+    proposed = {"content": candidates({"gone": 2.0, "a": 1.0}), "engagement": candidates({"b": 1.0})}
+    ranked = fuse_among(proposed, {"content": 0.5, "engagement": 0.5}, {"a": 0, "b": 1})
+    assert [(item.campaign_id, item.score) for item in ranked] == [("b", 0.5), ("a", 0.25)]
+    one = ranked.of("a")
+    assert one == ranked[1] and one.parts[0].score == 0.5
+    assert ranked.of("gone") is None
 
 
 @given(PROPOSALS, WEIGHTS)

@@ -10,6 +10,7 @@ import pytest
 
 from persona.errors import StoreUnavailable
 from persona.language.mentions import NameFinder
+from persona.ranking.knowledge import NO_RELATIONS, CampaignWords, Related
 from persona.ranking.model import fit
 from persona.ranking.recommender import NO_MODEL, Query, Recommender, Rules, Snapshot
 from persona.schemas import (
@@ -22,8 +23,9 @@ from persona.schemas import (
     FrequencyCap,
     Mention,
     NeighbourVote,
-    RelatedVote,
+    Relation,
     SimilarConversation,
+    Ties,
     Vector,
 )
 
@@ -44,7 +46,14 @@ CAMPAIGNS = {
     for number in range(1, 7)
 }
 SNAPSHOT = Snapshot(
-    generation="g_1", model=MODEL, catalog_version=1, campaigns=CAMPAIGNS, as_of=AT, finder=NameFinder(CAMPAIGNS.values())
+    generation="g_1",
+    model=MODEL,
+    catalog_version=1,
+    campaigns=CAMPAIGNS,
+    as_of=AT,
+    finder=NameFinder(CAMPAIGNS.values()),
+    relations=Related(("r_1", [Relation(f"c_{number}", "c_2", 0.2, 4)]) for number in (1, 3, 4, 5, 6)),
+    words=CampaignWords({"c_3": np.array([1, 1], np.float32)}),
 )
 
 
@@ -72,26 +81,14 @@ class World:
     def similar_conversations(self, vector: Vector, *, limit: int, exclude_user: str | None) -> list[SimilarConversation]:
         return self.of("milvus", [SimilarConversation(0.9, AT_MS, {"c_6": 1.0})])
 
-    def similar_campaigns(self, vector: Vector, *, limit: int) -> list[tuple[str, float]]:
-        return self.of("milvus", [("c_3", 0.5)])
-
-    def history_of(self, user_id: str) -> list[Engagement]:
-        return self.of("neo4j", self.history if user_id == "u_1" else [])
-
-    def intents_of(self, user_id: str) -> list[ExpressedIntent]:
-        return self.of("neo4j", [ExpressedIntent("u_1", "buy", 1, AT_MS, "m_1")] if user_id == "u_1" else [])
-
-    def mentions_of(self, user_id: str) -> list[Mention]:
-        return self.of("neo4j", self.mentioned if user_id == "u_1" else [])
+    def ties_of(self, user_id: str) -> Ties:
+        known = Ties(self.history, [ExpressedIntent("u_1", "buy", 1, AT_MS, "m_1")], self.mentioned)
+        return self.of("neo4j", known if user_id == "u_1" else Ties([], [], []))
 
     def campaigns_of(
         self, neighbours: Mapping[str, float], *, now_ms: int, half_life_days: float, limit: int
     ) -> list[NeighbourVote]:
         return self.of("neo4j", [NeighbourVote("c_5", 1.0, 1)])
-
-    def related_campaigns(self, history: Mapping[str, float], *, generation: str, limit: int) -> list[RelatedVote]:
-        because = max(history, key=lambda campaign: history[campaign])
-        return self.of("neo4j", [RelatedVote("c_2", 1.0, because, 4, 0.2, "r_1")] if generation == "g_1" else [])
 
     def decisions_of(self, user_id: str, *, impressions_since: datetime) -> list[dict[str, Any]]:
         return self.of("mongodb", [decision for decision in self.decisions if decision["timestamp"] >= impressions_since])
@@ -142,7 +139,7 @@ def test_what_goes_together_with_the_history_counts_by_the_generation_and_is_cal
     [part] = [part for part in offer.evidence if part["channel"] == "related"]
     assert (part["because"], part["support"]) == ("c_1", 4)
     assert "goes together with “By the sea” (4 people engaged with both)" in offer.reason
-    assert "related" not in channels(ask(world, snapshot=replace(named, generation="g_2")))
+    assert "related" not in channels(ask(world, snapshot=replace(named, relations=NO_RELATIONS)))
 
 
 def test_someone_unknown_is_offered_what_does_well_now() -> None:
@@ -307,7 +304,7 @@ def test_without_mongodb_nobody_is_taken_to_have_consented() -> None:
 
 def test_an_error_that_is_no_outage_is_not_hidden() -> None:
     class Broken(World):
-        def similar_campaigns(self, vector: Vector, *, limit: int) -> list[tuple[str, float]]:
+        def similar_users(self, vector: Vector, *, limit: int, exclude: str | None) -> list[tuple[str, float]]:
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

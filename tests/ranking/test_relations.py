@@ -13,7 +13,8 @@ from scipy.sparse import csr_array
 
 from persona.projections.histories import EPOCH, EVER, MS, Histories
 from persona.ranking import relations
-from persona.ranking.relations import Rows, co_engagement, ease, learn, related_votes, rows_of
+from persona.ranking.knowledge import Related
+from persona.ranking.relations import Rows, co_engagement, ease, learn, rows_of
 from persona.schemas import Relation
 
 NAMES = [f"c_{number:02}" for number in range(12)]
@@ -239,9 +240,10 @@ def test_each_conversation_is_a_row_in_which_naming_and_engaging_are_alike_and_a
 
 def test_votes_add_up_over_the_history_and_name_what_adds_most() -> None:
     learned = {"a": [Relation("a", "x", 0.4, 3), Relation("a", "y", 0.1, 9)], "b": [Relation("b", "x", 0.3, 5)]}
-    votes = related_votes(learned, {"a": 0.5, "b": 1.0, "unknown": 1.0}, limit=5)
+    related = Related(("r", relations) for relations in learned.values())
+    votes = related.related_campaigns({"a": 0.5, "b": 1.0, "unknown": 1.0}, limit=5)
     assert [(vote.campaign_id, round(vote.score, 6), vote.because, vote.support) for vote in votes] == [
         ("x", 0.5, "b", 5), ("y", 0.05, "a", 9),
     ]  # fmt: skip
-    assert [vote.campaign_id for vote in related_votes(learned, {"a": 0.5}, limit=1)] == ["x"]
-    assert related_votes(learned, {}, limit=5) == []
+    assert [vote.campaign_id for vote in related.related_campaigns({"a": 0.5}, limit=1)] == ["x"]
+    assert related.related_campaigns({}, limit=5) == []

@@ -4,12 +4,13 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from persona.ranking.channels import Candidate
-from persona.ranking.fusion import fuse
+from persona.ranking.channels import Candidate, Candidates
+from persona.ranking.fusion import fused_order
 from persona.ranking.tuning import ENOUGH_QUERIES, Tuned, TuningQuery, tune
 
 PRIOR = {"knows": 0.2, "guesses": 0.6, "silent": 0.15, "barred": 0.0, "unused": 0.05}
@@ -46,7 +47,11 @@ def noise(seed: int, count: int) -> list[TuningQuery]:
 
 def quality(query: TuningQuery, weights: Mapping[str, float]) -> float:
     """The objective, from the ranking that serving would make."""
-    ranked = [item.campaign_id for item in fuse(query.proposals, weights) if item.campaign_id not in query.taken]
+    proposals = {
+        channel: Candidates([found.campaign_id for found in each], np.array([found.score for found in each]), lambda place: {})
+        for channel, each in query.proposals.items()
+    }
+    ranked = [campaign for campaign in fused_order(proposals, weights) if campaign not in query.taken]
     wanted = query.relevant - query.taken
 
     def ndcg(k: int) -> float:

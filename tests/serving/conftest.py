@@ -22,12 +22,10 @@ from persona.schemas import (
     Campaign,
     Customer,
     DayBucket,
-    Engagement,
-    ExpressedIntent,
-    Mention,
     NeighbourVote,
-    RelatedVote,
+    Relation,
     SimilarConversation,
+    Ties,
     Vector,
 )
 from persona.settings import Settings
@@ -97,28 +95,16 @@ class FakeVectors(FakeStore):
         self.answer()
         return [SimilarConversation(0.9, NEWEST_MS, {"c_2": 1.0})]
 
-    def similar_campaigns(self, vector: Vector, *, limit: int) -> list[tuple[str, float]]:
-        self.answer()
-        return [("c_3", 0.5)]
-
 
 class FakeGraph(FakeStore):
     meanwhile: Callable[[], None] = staticmethod(lambda: None)
     favourite = "c_2"
     """Of everybody else."""
 
-    def history_of(self, user_id: str) -> list[Engagement]:
+    def ties_of(self, user_id: str) -> Ties:
         self.answer()
         self.meanwhile()
-        return []
-
-    def intents_of(self, user_id: str) -> list[ExpressedIntent]:
-        self.answer()
-        return []
-
-    def mentions_of(self, user_id: str) -> list[Mention]:
-        self.answer()
-        return []
+        return Ties([], [], [])
 
     def campaigns_of(
         self, neighbours: Mapping[str, float], *, now_ms: int, half_life_days: float, limit: int
@@ -129,10 +115,6 @@ class FakeGraph(FakeStore):
     def interested_in(self, campaign_id: str, *, limit: int) -> list[str]:
         self.answer()
         return ["u_1", "u_3"]
-
-    def related_campaigns(self, history: Mapping[str, float], *, generation: str, limit: int) -> list[RelatedVote]:
-        self.answer()
-        return []
 
 
 @dataclass
@@ -223,6 +205,11 @@ class FakeCache(FakeStore):
         self.kept = {key: payload for key, payload in self.kept.items() if key[0] not in user_ids}
 
 
+class FakeRelations:
+    def of(self, fingerprint: str) -> Iterator[tuple[str, list[Relation]]]:
+        return iter(())
+
+
 class FakeLedger:
     def get(self, entries: Sequence[str]) -> list[Entry]:
         return []
@@ -254,6 +241,7 @@ class FakeDocuments(FakeStore):
         self.said: dict[str, Said] = {}
         self.history: list[dict[str, Any]] = []
         self.ledger = FakeLedger()
+        self.relations = FakeRelations()
         self.classifiers = FakeClassifiers(self)
 
     def decisions_of(self, user_id: str, *, impressions_since: datetime) -> list[dict[str, Any]]:
@@ -331,6 +319,12 @@ class FakeDocuments(FakeStore):
     def collections_in_use(self) -> str:
         self.answer()
         return "v1"
+
+    collections_to_fill = collections_in_use
+
+    def present(self, hashes: Sequence[str]) -> set[str]:
+        self.answer()
+        return set(hashes)
 
     def model(self) -> tuple[str, int] | None:
         self.answer()

@@ -33,6 +33,7 @@ from persona.schemas import (
     UserProfile,
 )
 from persona.settings import Settings, StoreName
+from persona.stores.documents.embeddings import text_hash
 from persona.stores.opening import graph_of
 from persona_cli.pipeline import open_pipeline
 from serving import stores
@@ -46,6 +47,8 @@ NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 NOW_MS = round(NOW.timestamp() * 1000)
 USERS = [f"u_{number}" for number in range(8)]
 CAMPAIGNS = [Campaign(campaign_id=f"c_{number}", name=f"Campaign {number}", intents=["buy"]) for number in range(6)]
+DIRECTIONS = np.eye(DIMENSION, dtype=np.float32) * 0.5 + 0.5
+DIRECTIONS /= np.linalg.norm(DIRECTIONS, axis=1, keepdims=True)
 MODEL = fit(
     [
         DayBucket(day="2026-01-01", campaign_id=campaign.campaign_id, channel="email", event="click", n=3, value=0.0)
@@ -66,6 +69,8 @@ def settings(stack_settings: Settings) -> Iterator[Settings]:
         version = f"v{random.randrange(10**6, 10**7)}"  # collections of our own on a server that others use too
         documents.database["state"].insert_one({"_id": "collections", "in_use": version, "to_fill": version})
         documents.catalog.put_campaigns(CAMPAIGNS)
+        texts = [text_hash(campaign.text) for campaign in CAMPAIGNS]
+        documents.embeddings.put(texts, DIRECTIONS[: len(texts)], model="test")
         documents.records.insert([record(user, number) for number, user in enumerate(USERS)])
         documents.generations.publish("g_test", MODEL.model_dump())
         with opened.vectors() as vectors, opened.graph() as graph, opened.cache() as cache:
@@ -88,16 +93,13 @@ def record(user_id: str, number: int) -> dict[str, Any]:
 
 
 def seed(vectors: Any, graph: Any) -> None:
-    directions = np.eye(DIMENSION, dtype=np.float32) * 0.5 + 0.5
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    vectors.upsert_users([UserProfile(user, directions[number], 3, NOW_MS) for number, user in enumerate(USERS)])
+    vectors.upsert_users([UserProfile(user, DIRECTIONS[number], 3, NOW_MS) for number, user in enumerate(USERS)])
     vectors.upsert_conversations(
         [
-            Conversation(f"{number:032x}", user, directions[number], 3, NOW_MS, NOW_MS, {f"c_{number % 6}": 1.0})
+            Conversation(f"{number:032x}", user, DIRECTIONS[number], 3, NOW_MS, NOW_MS, {f"c_{number % 6}": 1.0})
             for number, user in enumerate(USERS)
         ]
     )
-    vectors.upsert_campaigns({campaign.campaign_id: directions[number] for number, campaign in enumerate(CAMPAIGNS)})
     graph.upsert_campaigns(CAMPAIGNS)
     graph.upsert_engagements(
         [

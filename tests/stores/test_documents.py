@@ -11,8 +11,9 @@ import pytest
 from pymongo.client_session import ClientSession
 
 from persona.errors import EmbeddingMismatch, StoreRefused, StoreUnavailable
+from persona.ranking.model import fit
 from persona.ranking.recommender import load_snapshot
-from persona.schemas import Event, Opening, Reason, Relation
+from persona.schemas import Campaign, Event, Opening, Reason, Relation
 from persona.settings import Settings
 from persona.stores.documents import Documents, open_documents
 from persona.stores.documents.embeddings import text_hash
@@ -594,6 +595,55 @@ def test_who_unsubscribed_from_what_is_known_of_everybody(documents: Documents) 
     )  # fmt: skip
     assert documents.records.unsubscribed() == {"u": {(None, "chat"), ("c_1", "chat")}, "v": {(None, "unknown")}}
     assert load_snapshot(documents).unsubscribed == documents.records.unsubscribed()
+
+
+def put_texts(documents: Documents, *texts: str, at: float = 1.0) -> None:
+    documents.embeddings.put([text_hash(text) for text in texts], np.full((len(texts), 2), at, np.float32), model="m")
+
+
+def test_a_snapshot_reads_the_campaigns_texts_as_soon_as_they_have_vectors(documents: Documents) -> None:
+    documents.catalog.put_campaigns([Campaign(campaign_id=name, name=f"Offer {name}") for name in ("a", "b")])
+    put_texts(documents, "Offer a")
+    first = load_snapshot(documents)
+    assert (first.words.campaigns, first.words.unread) == (["a"], {text_hash("Offer b")})
+    same = load_snapshot(documents, before=first)
+    assert same.words is first.words and same.knowledge is first.knowledge
+    put_texts(documents, "Offer b")
+    then = load_snapshot(documents, before=same)
+    assert (then.words.campaigns, then.words.unread) == (["a", "b"], set())
+    assert then.campaigns is first.campaigns
+
+
+def test_while_another_models_vectors_are_made_a_snapshot_keeps_those_that_peoples_are_compared_with(
+    documents: Documents,
+) -> None:
+    documents.catalog.put_campaigns([Campaign(campaign_id="a", name="Offer a")])
+    put_texts(documents, "Offer a")
+    before = load_snapshot(documents)
+    documents.embeddings.begin_new_collections()
+    documents.embeddings.forget_all()
+    put_texts(documents, "Offer a", at=-1.0)
+    meanwhile = load_snapshot(documents, before=before)
+    assert meanwhile.words is before.words
+    assert load_snapshot(documents).words.campaigns == []
+    documents.embeddings.use_filled_collections()
+    after = load_snapshot(documents, before=meanwhile)
+    [(_, cosine)] = after.words.similar_campaigns(np.ones(2, np.float32), limit=1)
+    assert cosine == pytest.approx(-1)
+
+
+def test_a_snapshot_holds_the_relations_of_the_generation_in_force(documents: Documents) -> None:
+    for name, weight in (("g_1", 0.5), ("g_2", 0.25)):
+        documents.relations.put(name, [Relation("a", "b", weight, 3)], run_id=f"run of {name}")
+        documents.generations.publish(name, fit([], facts=0, fingerprint=name).model_dump())
+    second = load_snapshot(documents)
+    documents.generations.put_in_force("g_1")
+    first = load_snapshot(documents, before=second)
+    for snapshot, weight, run_id in ((first, 0.5, "run of g_1"), (second, 0.25, "run of g_2")):
+        [vote] = snapshot.relations.related_campaigns({"a": 1.0}, limit=9)
+        assert (vote.campaign_id, vote.score, vote.support, vote.run_id) == ("b", weight, 3, run_id)
+    documents.generations.publish("g_3", first.model.model_dump())
+    assert load_snapshot(documents, before=first).relations is first.relations
 
 
 def test_where_a_persons_records_came_from_is_told_of_that_person_alone(documents: Documents) -> None:

@@ -9,7 +9,7 @@ import pytest
 from neo4j import GraphDatabase
 
 from persona.errors import StoreRefused, StoreUnavailable
-from persona.ranking.relations import related_votes
+from persona.ranking.knowledge import Related
 from persona.schemas import Campaign, Engagement, ExpressedIntent, Mention, Relation
 from persona.settings import Settings
 from persona.stores.graph import Graph, open_graph
@@ -50,6 +50,8 @@ def test_what_is_written_comes_back(graph: Graph) -> None:
     assert graph.history_of("u") == [newer, older]
     assert graph.intents_of("u") == [expressed]
     assert graph.history_of("nobody") == [] and graph.intents_of("nobody") == []
+    assert graph.ties_of("u") == ([newer, older], [expressed], [lately, said])
+    assert graph.ties_of("nobody") == ([], [], [])
 
 
 def test_who_wants_what_a_campaign_is_for_or_is_tied_to_it_is_interested(graph: Graph) -> None:
@@ -258,9 +260,9 @@ def test_related_campaigns_are_what_the_relations_say_whatever_other_generations
         of_campaign: dict[str, list[Relation]] = {}
         for one in those:
             of_campaign.setdefault(one.campaign_id, []).append(one)
-        expected = related_votes(of_campaign, history, limit=10)
+        expected = Related(("r", each) for each in of_campaign.values()).related_campaigns(history, limit=10)
         found = graph.related_campaigns(history, generation=generation, limit=10)
-        assert [replace(vote, score=0) for vote in found] == [replace(vote, score=0, run_id="r") for vote in expected]
+        assert [vote._replace(score=0) for vote in found] == [vote._replace(score=0) for vote in expected]
         assert [vote.score for vote in found] == pytest.approx([vote.score for vote in expected])
         assert found == graph.related_campaigns(dict(reversed(history.items())), generation=generation, limit=10)
     assert graph.related_campaigns(history, generation="g_3", limit=10) == []
