@@ -62,6 +62,7 @@ class Settings(BaseSettings):
 
     api_host: str = Field(default="127.0.0.1")
     api_port: int = Field(default=8000)
+    api_workers: int = Field(default=1, ge=1, le=64)
     dagster_port: int = Field(default=3000)
 
     settle_seconds: float = Field(default=3, ge=0)
@@ -99,6 +100,7 @@ class Settings(BaseSettings):
     holdout_percent: float = Field(default=0, ge=0, le=100)
     holdout_salt: str = Field(default="holdout")
 
+    otlp_endpoint: str | None = Field(default=None, pattern=r"^https?://", validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO")
 
     @field_validator("home", "drops", "catalog", "sqlite_path")

@@ -1,10 +1,13 @@
 """The cached path to an answer: cache, else compute and keep. What an answer is made of is `persona.ranking`'s."""
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
 from datetime import UTC, datetime
-from typing import Literal
+from functools import partial
+from typing import Literal, ParamSpec, TypeVar
 
 import orjson
 
@@ -13,9 +16,12 @@ from persona.ranking.recommender import Degraded, Query, Recommender
 from persona.ranking.tracing import Trail
 from persona.schemas import Answer
 from persona.stores.cache import Cache, epoch_of
+from serving import telemetry
 from serving.guard import THREADS, Guard
 from serving.snapshots import Current, Snapshots
 
+P = ParamSpec("P")
+R = TypeVar("R")
 JSON = orjson.OPT_UTC_Z | orjson.OPT_SERIALIZE_NUMPY
 WITHOUT_EVIDENCE = {"recommendations": {"__all__": {"evidence"}}}
 
@@ -41,19 +47,24 @@ class Answers:
         if query.exclude:
             current = await self._snapshots.catch_up()
             answer, _ = await self._computed(user_id, query, current)
+            telemetry.answered("computed", answer.degraded)
             return _json(answer, "computed", explain=explain)
         # whoever has other rules, as after a restart with other settings, has other answers
         field = orjson.dumps([query.k, query.channel, explain, self._recommender.rules]).decode()
         version = None
         try:
             current, cached, version = await self._read(user_id, field)
+            telemetry.cache_read("miss" if cached is None else "hit")
             if cached is not None:
+                telemetry.answered("cache")
                 return cached
         except StoreUnavailable:
+            telemetry.cache_read("failed")
             current = await self._snapshots.catch_up()
         answer, until = await self._computed(user_id, query, current)
         if version is None or not await self._kept(user_id, field, answer, current, until, version=version, explain=explain):
             answer.degraded = sorted({*answer.degraded, self._cache.name})
+        telemetry.answered("computed", answer.degraded)
         return _json(answer, "computed", explain=explain)
 
     async def why(self, user_id: str, campaign_id: str, query: Query) -> bytes:
@@ -62,8 +73,7 @@ class Answers:
         Raises `NotFound` for an unknown campaign, `StoreUnavailable` when there is nothing to answer from.
         """
         current = await self._snapshots.catch_up()
-        loop, ask = asyncio.get_running_loop(), self._recommender.why
-        found = await loop.run_in_executor(self._threads, ask, user_id, campaign_id, query, current.snapshot, self._trail)
+        found = await self._in_thread(self._recommender.why, user_id, campaign_id, query, current.snapshot, self._trail)
         with suppress(StoreUnavailable):  # then nothing that was kept can be served either
             await self._cache.ask(lambda cache: cache.evict([user_id]))
         return orjson.dumps(found.model_dump(), option=JSON)
@@ -91,7 +101,12 @@ class Answers:
         return await self._cache.ask(lambda cache: cache.read(user_id, current.scope, field))
 
     async def _computed(self, user_id: str, query: Query, current: Current) -> tuple[Answer, datetime | None]:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._compute, user_id, query, current)
+        return await self._in_thread(self._compute, user_id, query, current)
+
+    async def _in_thread(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """What `work` returns, from a thread that knows which request it works for."""
+        asked = partial(copy_context().run, work, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, asked)
 
     def _compute(self, user_id: str, query: Query, current: Current) -> tuple[Answer, datetime | None]:
         """The answer, and when it ends to hold with nothing new come in: a campaign starts or ends, or a cap lets one go."""

@@ -2,19 +2,25 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.telemetry import TelemetryConfig
 
 from persona.settings import Settings
+from serving import traces
+from serving.logs import log_json
 from serving.middleware import Requests
 from serving.problems import Problem, answer_with_problems
-from serving.routes import audiences, health, intents, people, recommendations
+from serving.routes import audiences, health, intents, metrics, people, recommendations
 from serving.services import open_services
 from serving.stores import StoreOpeners, openers
+from serving.telemetry import app_version
+from serving.workers import stop_with_parent
 
+# its spans and logs would hold addresses and what did not validate: ids and words of people
+NOTHING_OF_THE_FRAMEWORKS: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 DESCRIPTION = """
 Campaign recommendations that explain themselves, from what people said and did.
 
@@ -28,16 +34,18 @@ def create_app(settings: Settings, *, stores: StoreOpeners | None = None) -> Fas
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_services(settings, stores or openers(settings)) as app.state.services:
-            yield
+        with traces.sent(settings):
+            async with open_services(settings, stores or openers(settings)) as app.state.services:
+                yield
 
     app = FastAPI(
         title="Persona",
-        version=_version(),
+        version=app_version(),
         description=DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,
         redoc_url=None,
+        telemetry=NOTHING_OF_THE_FRAMEWORKS,
     )
     app.add_middleware(Requests)
     answer_with_problems(app)
@@ -46,8 +54,17 @@ def create_app(settings: Settings, *, stores: StoreOpeners | None = None) -> Fas
     app.include_router(people.router)
     app.include_router(audiences.router)
     app.include_router(health.router)
+    app.include_router(metrics.router)
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]
     return app
+
+
+def application() -> FastAPI:
+    """The service of a process that does nothing else: set up by the environment, ended with the process that started it."""
+    settings = Settings()
+    log_json(settings.log_level)
+    stop_with_parent()
+    return create_app(settings)
 
 
 def _described(app: FastAPI) -> dict[str, Any]:
@@ -59,10 +76,3 @@ def _described(app: FastAPI) -> dict[str, Any]:
         schemas |= problem.pop("$defs") | {"Problem": problem}
         app.openapi_schema = document
     return app.openapi_schema
-
-
-def _version() -> str:
-    try:
-        return version("persona")
-    except PackageNotFoundError:  # from a checkout that was never installed
-        return "0"

@@ -22,11 +22,14 @@ from purgatory.domain.model import CLOSED, OpenedState
 
 from persona.errors import PersonaError, StoreUnavailable
 from persona.settings import StoreName
+from serving import telemetry
 
 log = structlog.get_logger(__name__)
 
 DEADLINE_SECONDS = 0.4
 PING_SECONDS = 1.0
+HEALTH_SECONDS = 1.5
+"""For a ping and the wait for its turn: whoever asks how the service is hears it within two seconds."""
 CLOSE_SECONDS = 2.0
 KEEP_SECONDS = 1.0
 """How often a store that does not answer is asked again."""
@@ -74,6 +77,7 @@ class Guard(Generic[T]):
         breakers = SyncCircuitBreakerFactory(default_threshold=FAILURES_TO_OPEN, default_ttl=KEEP_SECONDS / 2)
         breakers.add_listener(_log_state)
         self._breaker = breakers.get_breaker(name)
+        telemetry.breaker(name, is_open=True)
         self.attempted = asyncio.Event()
         """Set when the first attempt to open the store has ended, well or not."""
 
@@ -103,9 +107,12 @@ class Guard(Generic[T]):
         """Ask the store whether it is there."""
         started = time.perf_counter()
         try:
-            await self.ask(lambda store: store.ping(), deadline=PING_SECONDS)
+            async with asyncio.timeout(HEALTH_SECONDS):
+                await self.ask(lambda store: store.ping(), deadline=PING_SECONDS)
         except StoreUnavailable as error:
             return StoreHealth("down", None, error.message)
+        except TimeoutError:
+            return StoreHealth("down", None, f"{self.name} is unavailable: too many wait for it")
         return StoreHealth("ok", round((time.perf_counter() - started) * 1000, 2), None)
 
     # -- keeping ----------------------------------------------------------------------------------------------------------
@@ -133,6 +140,7 @@ class Guard(Generic[T]):
         context = self._open()
         try:
             self._opened = context, await asyncio.wrap_future(self._slots.submit(context.__enter__))
+            telemetry.breaker(self.name, is_open=False)
             log.info("store connected", store=self.name)
         except Exception as error:  # a driver's surprise at start must not end the service, nor the attempts
             why = self._reason(error)
@@ -151,6 +159,7 @@ class Guard(Generic[T]):
 
     def _begin(self, verb: Callable[[T], R]) -> "Future[R]":
         if self._opened is None or self._breaker.context.state != CLOSED:
+            telemetry.refused(self.name)
             raise StoreUnavailable(self.name, self._why)
         _, store = self._opened
         return self._slots.submit(lambda: verb(store))
@@ -159,7 +168,8 @@ class Guard(Generic[T]):
     def _recorded(self, deadline: float, *, opens: bool = True) -> Iterator[None]:
         """Tell the breaker how the call went, a failure only if it `opens` it; raise whatever went wrong as `StoreUnavailable`."""
         try:
-            yield
+            with telemetry.StoreCall(self.name):
+                yield
         except TimeoutError:
             why = f"no answer within {deadline:g} s"
         except PersonaError as error:
@@ -250,4 +260,5 @@ class _Slots:
 
 def _log_state(store: str, what: str, event: Any) -> None:
     if what == "state_changed":
+        telemetry.breaker(store, is_open=event.state != CLOSED)
         log.warning("store's breaker changed", store=store, state=event.state)

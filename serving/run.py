@@ -1,44 +1,79 @@
 """Runs the service with uvicorn until it is told to stop. What is served is in `app`."""
 
 import ipaddress
-import sys
+import os
+import socket
+from contextlib import ExitStack
+from tempfile import TemporaryDirectory
 
-import orjson
-import structlog
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 
-from persona.errors import InvalidInput
+from persona.errors import InvalidInput, PersonaError
 from persona.settings import Settings
-from serving.app import create_app
+from serving import telemetry, traces
+from serving.logs import log_json
+from serving.workers import Draining, Workers
 
+APPLICATION = "serving.app:application"
 GRACE_SECONDS = 10
+BACKLOG = 2048
 
 
-def serve(settings: Settings, *, host: str | None = None, port: int | None = None) -> None:
-    """Serve on `host` and `port` (default: the settings') until SIGINT or SIGTERM; requests under way are finished first.
+def serve(settings: Settings, *, host: str | None = None, port: int | None = None, workers: int | None = None) -> None:
+    """Serve on `host` and `port` with so many processes (default: the settings') until SIGINT or SIGTERM.
 
-    Raises `InvalidInput` for a host that others can reach: there are no keys that would keep them out.
+    Requests under way are finished first. The application reads its settings from the environment, in each process. Raises
+    `InvalidInput` for a host that others can reach: there are no keys that would keep them out; `PersonaError` where the port is
+    taken, or what the settings ask for is not installed.
     """
-    host = host or settings.api_host
+    host, port = host or settings.api_host, settings.api_port if port is None else port
     if not _is_loopback(host):
         raise InvalidInput(
             f"without API keys the service listens on loopback only, and {host} can be reached by others",
             hint="Use 127.0.0.1, and put what authenticates people in front of it.",
         )
-    _log_json(settings.log_level)
-    uvicorn.run(
-        create_app(settings),
-        host=host,
-        port=settings.api_port if port is None else port,
+    traces.require(settings)
+    log_json(settings.log_level)
+    config = uvicorn.Config(
+        APPLICATION,
+        factory=True,
+        workers=workers or settings.api_workers,
         loop="uvloop",
-        http="httptools",
+        http=Draining,
         lifespan="on",
         access_log=False,
         log_config=None,
         server_header=False,
         proxy_headers=False,
+        backlog=BACKLOG,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
+    with ExitStack() as stack:
+        bound = stack.enter_context(_bound(host, port))
+        if config.workers == 1:
+            uvicorn.Server(config).run([bound])
+        else:
+            # the library that counts looks for it when it is imported, which is in the workers
+            os.environ[telemetry.SHARED_FOLDER] = stack.enter_context(TemporaryDirectory(prefix="persona-figures-"))
+            supervisor = Workers(config, [bound])
+            supervisor.run()
+            if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
+                raise PersonaError("the service could not start", hint="Its log says why.")
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket that nobody can connect to before the service is ready to answer: listening is the servers' to begin."""
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise PersonaError(
+            f"cannot listen on port {port} of {host}: {error.strerror}", hint="Set PERSONA_API_PORT, or --port, to a free one."
+        ) from None
+    return bound
 
 
 def _is_loopback(host: str) -> bool:
@@ -48,18 +83,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _log_json(level: str) -> None:
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(serializer=lambda event, **_: orjson.dumps(event, default=str).decode()),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
