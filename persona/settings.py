@@ -65,6 +65,7 @@ class Settings(BaseSettings):
 
     api_host: str = Field(default="127.0.0.1")
     api_port: int = Field(default=8000)
+    api_workers: int = Field(default=1, ge=1, le=64)
     dagster_port: int = Field(default=3000)
     api_keys: SecretStr = Field(default=SecretStr(""))
     rate_limit: str | None = Field(default=None)
@@ -106,6 +107,7 @@ class Settings(BaseSettings):
     holdout_percent: float = Field(default=0, ge=0, le=100)
     holdout_salt: str = Field(default="holdout")
 
+    otlp_endpoint: str | None = Field(default=None, pattern=r"^https?://", validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO")
 
     @field_validator("home", "drops", "catalog", "sqlite_path")

@@ -1,12 +1,14 @@
 """The way to an answer: kept, else computed once for all who ask, and kept. What an answer is made of is `persona.ranking`'s."""
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
-from typing import Literal
+from functools import cached_property, partial
+from typing import Literal, ParamSpec, TypeVar
 
 import orjson
 
@@ -15,12 +17,15 @@ from persona.ranking.recommender import Degraded, Query, Recommender
 from persona.ranking.tracing import Trail
 from persona.schemas import Answer
 from persona.stores.cache import Cache, Counted, Found, Question, epoch_of
+from serving import telemetry
 from serving.flights import Flights
 from serving.guard import DEADLINE_SECONDS, THREADS, Guard, one_deadline
 from serving.limits import Admission
 from serving.lookups import Lookups
 from serving.snapshots import Current, Snapshots
 
+P = ParamSpec("P")
+R = TypeVar("R")
 JSON = orjson.OPT_UTC_Z | orjson.OPT_SERIALIZE_NUMPY
 ANSWER_SECONDS = 1.5 * DEADLINE_SECONDS
 """For all the stores together: one that hangs is waited for once, and leaves the others time."""
@@ -79,11 +84,15 @@ class Answers:
         try:
             current, found = await self._look_up(user_id, wanted, admission)
         except StoreUnavailable:
+            telemetry.cache_read("failed")
             if admission is not None:
                 await admission.admit()
             return await self._computed_alone(user_id, wanted, self._cache.name)
         if found.answer is not None:
+            telemetry.cache_read("hit")
+            telemetry.answered("cache")
             return found.answer
+        telemetry.cache_read("miss")
         same = user_id, wanted.field, current.scope, found.version
         return await self._flights.join(same, lambda: self._computed_once(user_id, wanted, current, found))
 
@@ -93,8 +102,7 @@ class Answers:
         Raises `NotFound` for an unknown campaign, `StoreUnavailable` when there is nothing to answer from.
         """
         current = await self._snapshots.catch_up()
-        loop, ask = asyncio.get_running_loop(), self._recommender.why
-        found = await loop.run_in_executor(self._threads, ask, user_id, campaign_id, query, current.snapshot, self._trail)
+        found = await self._in_thread(self._recommender.why, user_id, campaign_id, query, current.snapshot, self._trail)
         with suppress(StoreUnavailable):  # then nothing that was kept can be served either
             await self._cache.ask(lambda cache: cache.evict([user_id]))
         return orjson.dumps(found.model_dump(), option=JSON)
@@ -150,6 +158,7 @@ class Answers:
         current = await self._snapshots.catch_up()
         answer, _ = await self._computed(user_id, wanted, current)
         answer.degraded = sorted({*answer.degraded, *missing})
+        telemetry.answered("computed", answer.degraded)
         return _json(answer, "computed", wanted)
 
     async def _computed_once(self, user_id: str, wanted: Wanted, current: Current, found: Found) -> bytes:
@@ -158,6 +167,7 @@ class Answers:
             with suppress(StoreUnavailable):  # then nobody is waited for
                 current, found = await self._look_again(user_id, wanted)
         if found.answer is not None:
+            telemetry.answered("cache")
             return found.answer
         answer, until = await self._computed(user_id, wanted, current)
         question = self._question(user_id, wanted, current)
@@ -165,10 +175,16 @@ class Answers:
             await self._pass_turn(question, found)
         elif not await self._kept(question, _json(answer, "cache", wanted), until, version=found.version):
             answer.degraded = [self._cache.name]
+        telemetry.answered("computed", answer.degraded)
         return _json(answer, "computed", wanted)
 
     async def _computed(self, user_id: str, wanted: Wanted, current: Current) -> tuple[Answer, datetime | None]:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._compute, user_id, wanted.query, current)
+        return await self._in_thread(self._compute, user_id, wanted.query, current)
+
+    async def _in_thread(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """What `work` returns, from a thread that knows which request it works for."""
+        asked = partial(copy_context().run, work, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, asked)
 
     def _compute(self, user_id: str, query: Query, current: Current) -> tuple[Answer, datetime | None]:
         """The answer, and when it ends to hold with nothing new come in: a campaign starts or ends, or a cap lets one go."""

@@ -2,23 +2,29 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
+from fastapi.telemetry import TelemetryConfig
 
 from persona.settings import Settings
+from serving import traces
 from serving.auth import Keys
 from serving.bodies import Bodies
+from serving.logs import log_json
 from serving.middleware import REQUEST_ID, Requests
 from serving.problems import Problem, answer_with_problems
-from serving.routes import audiences, health, ingestion, intents, people, recommendations
+from serving.routes import audiences, health, ingestion, intents, metrics, people, recommendations
 from serving.scopes import refuse_undeclared, without_keys
 from serving.services import open_services
 from serving.stores import StoreOpeners, openers
+from serving.telemetry import app_version
+from serving.workers import stop_with_parent
 
+# its spans and logs would hold addresses and what did not validate: ids and words of people
+NOTHING_OF_THE_FRAMEWORKS: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 DESCRIPTION = """
 Campaign recommendations that explain themselves, from what people said and did.
 
@@ -32,17 +38,19 @@ def create_app(settings: Settings, *, stores: StoreOpeners | None = None) -> Fas
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_services(settings, stores or openers(settings)) as app.state.services:
-            yield
+        with traces.sent(settings):
+            async with open_services(settings, stores or openers(settings)) as app.state.services:
+                yield
 
     app = FastAPI(
         title="Persona",
-        version=_version(),
+        version=app_version(),
         description=DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
+        telemetry=NOTHING_OF_THE_FRAMEWORKS,
     )
     # from the innermost to the outermost: a browser asks without a key whether it may ask at all
     app.add_middleware(Bodies, max_bytes=settings.max_body_bytes)
@@ -52,8 +60,8 @@ def create_app(settings: Settings, *, stores: StoreOpeners | None = None) -> Fas
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", REQUEST_ID],
-            expose_headers=["Retry-After", REQUEST_ID],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", REQUEST_ID.decode()],
+            expose_headers=["Retry-After", REQUEST_ID.decode()],
         )
     app.add_middleware(Requests)
     answer_with_problems(app)
@@ -63,9 +71,18 @@ def create_app(settings: Settings, *, stores: StoreOpeners | None = None) -> Fas
     app.include_router(people.router)
     app.include_router(audiences.router)
     app.include_router(health.router)
+    app.include_router(metrics.router)
     refuse_undeclared(app)
     app.openapi = lambda: _described(app, keys=bool(settings.keys))  # type: ignore[method-assign]
     return app
+
+
+def application() -> FastAPI:
+    """The service of a process that does nothing else: set up by the environment, ended with the process that started it."""
+    settings = Settings()
+    log_json(settings.log_level)
+    stop_with_parent()
+    return create_app(settings)
 
 
 def _described(app: FastAPI, *, keys: bool) -> dict[str, Any]:
@@ -79,10 +96,3 @@ def _described(app: FastAPI, *, keys: bool) -> dict[str, Any]:
             without_keys(document)
         app.openapi_schema = document
     return app.openapi_schema
-
-
-def _version() -> str:
-    try:
-        return version("persona")
-    except PackageNotFoundError:  # from a checkout that was never installed
-        return "0"

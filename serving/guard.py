@@ -26,6 +26,7 @@ from purgatory.domain.model import CLOSED, OpenedState
 
 from persona.errors import PersonaError, StoreUnavailable
 from persona.settings import StoreName
+from serving import telemetry
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +35,8 @@ SUSPICION_SECONDS = 0.05
 """The deadline after a failure, until the store answers again: one person's questions follow each other, and their waits add up."""
 PING_SECONDS = 1.0
 CONNECT_SECONDS = 30.0
+HEALTH_SECONDS = 1.5
+"""For a ping and the wait for its turn: whoever asks how the service is hears it within two seconds."""
 CLOSE_SECONDS = 2.0
 KEEP_SECONDS = 1.0
 """How often a store that does not answer is asked again."""
@@ -86,6 +89,7 @@ class Guard(Generic[T]):
         breakers = SyncCircuitBreakerFactory(default_threshold=FAILURES_TO_OPEN, default_ttl=KEEP_SECONDS / 2)
         breakers.add_listener(_log_state)
         self._breaker = breakers.get_breaker(name)
+        telemetry.breaker(name, is_open=True)
         self.attempted = asyncio.Event()
         """Set when the first attempt to open the store has ended, well or not."""
 
@@ -139,9 +143,12 @@ class Guard(Generic[T]):
         """Ask the store whether it is there."""
         started = time.perf_counter()
         try:
-            await self.ask(lambda store: store.ping(), deadline=PING_SECONDS)
+            async with asyncio.timeout(HEALTH_SECONDS):
+                await self.ask(lambda store: store.ping(), deadline=PING_SECONDS)
         except StoreUnavailable as error:
             return StoreHealth("down", None, error.message)
+        except TimeoutError:
+            return StoreHealth("down", None, f"{self.name} is unavailable: too many wait for it")
         return StoreHealth("ok", round((time.perf_counter() - started) * 1000, 2), None)
 
     # -- keeping ----------------------------------------------------------------------------------------------------------
@@ -170,6 +177,7 @@ class Guard(Generic[T]):
             opening = self._slots.submit(context.__enter__)
             self._opened = context, await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(opening)), CONNECT_SECONDS)
             self._record(None)
+            telemetry.breaker(self.name, is_open=False)
             log.info("store connected", store=self.name)
         except TimeoutError:
             opening.add_done_callback(lambda late: None if late.exception() else context.__exit__(None, None, None))
@@ -219,6 +227,7 @@ class Guard(Generic[T]):
     def _available(self) -> tuple[AbstractContextManager[T], T]:
         opened = self._opened
         if opened is None or self._breaker.context.state != CLOSED:
+            telemetry.refused(self.name)
             raise StoreUnavailable(self.name, self._why)
         return opened
 
@@ -226,7 +235,8 @@ class Guard(Generic[T]):
     def _recorded(self, deadline: float, *, opens: bool = True) -> Iterator[None]:
         """Tell the breaker how the call went, a failure only if it `opens` it; raise whatever went wrong as `StoreUnavailable`."""
         try:
-            yield
+            with telemetry.StoreCall(self.name):
+                yield
         except TimeoutError:
             why = f"no answer within {deadline:g} s"
         except PersonaError as error:
@@ -357,4 +367,5 @@ class _Slots:
 
 def _log_state(store: str, what: str, event: Any) -> None:
     if what == "state_changed":
+        telemetry.breaker(store, is_open=event.state != CLOSED)
         log.warning("store's breaker changed", store=store, state=event.state)

@@ -1,6 +1,7 @@
 """The snapshot that answers rest on, kept fresh in the background. How one is loaded is in `persona.ranking`."""
 
 import asyncio
+import time
 from bisect import bisect_right
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -11,6 +12,7 @@ import structlog
 from persona.errors import StoreUnavailable
 from persona.ranking.recommender import Snapshot, load_snapshot
 from persona.stores.documents import Documents
+from serving import telemetry
 from serving.guard import DEADLINE_SECONDS, Guard
 
 log = structlog.get_logger(__name__)
@@ -102,13 +104,15 @@ class Snapshots:
             patience = DEADLINE_SECONDS if epoch is None else CATCH_UP_SECONDS
             if self.current is None or await self._documents.ask(partial(_moved, self.current), deadline=patience):
                 # A large catalog takes longer than one question may.
-                before = self.current.snapshot if self.current else None
+                before, started = self.current.snapshot if self.current else None, time.perf_counter()
                 self.current = await self._documents.ask(partial(_load, before=before), deadline=self._patience)
-                _log_loaded(self.current.snapshot)
+                _tell_loaded(self.current.snapshot, before, time.perf_counter() - started)
             self._seen = epoch or self._seen
 
 
-def _log_loaded(snapshot: Snapshot) -> None:
+def _tell_loaded(snapshot: Snapshot, before: Snapshot | None, seconds: float) -> None:
+    old = before.generation if before else None
+    telemetry.snapshot_loaded(seconds, campaigns=len(snapshot.campaigns), before=old, generation=snapshot.generation)
     log.info(
         "snapshot loaded",
         generation=snapshot.generation,

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import TypeVar
 
 from persona.errors import Busy
@@ -24,7 +25,7 @@ class Turns:
         """What `work` returns, when those before have been answered. Raises `Busy` where the line is full."""
         if not self._free.acquire(blocking=False):
             raise Busy(f"{IN_LINE} questions of this kind are under way or wait already", hint="Ask again later.")
-        future = self._thread.submit(work)
+        future = self._thread.submit(copy_context().run, work)
         future.add_done_callback(lambda _: self._free.release())  # also where the caller has gone meanwhile
         return await asyncio.wrap_future(future)
 

@@ -12,7 +12,7 @@ from persona.settings import StoreName
 from serving.guard import StoreHealth
 from serving.problems import problems
 from serving.scopes import REFUSALS, needs
-from serving.services import ServicesDep
+from serving.services import Services, ServicesDep
 
 router = APIRouter(tags=["health"])
 
@@ -42,16 +42,21 @@ class Alive(BaseModel):
 )
 async def health(services: ServicesDep, response: Response) -> Health:
     """Asks every store, and answers within two seconds whether they do or not."""
+    found = await health_of(services)
+    response.status_code = 503 if found.status == "down" else 200
+    return found
+
+
+async def health_of(services: Services) -> Health:
+    """How everything is at this moment, found out within two seconds."""
     found = await asyncio.gather(*(guard.health() for guard in services.guards))
     stores = {guard.name: store for guard, store in zip(services.guards, found, strict=True)}
     answering = [store.status == "ok" for store in found]
     current = services.snapshots.current
-    if current is None or not any(answering):
-        response.status_code = 503
     snapshot = current.snapshot if current else None
     newest = snapshot.as_of if snapshot else None
     return Health(
-        status="down" if response.status_code == 503 else "ok" if all(answering) else "degraded",
+        status="down" if snapshot is None or not any(answering) else "ok" if all(answering) else "degraded",
         stores=stores,
         generation=snapshot.generation if snapshot else None,
         data_age_s=round(max((datetime.now(UTC) - newest).total_seconds(), 0.0), 3) if newest else None,
