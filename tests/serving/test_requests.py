@@ -87,7 +87,8 @@ def test_the_api_describes_itself(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     people = {"/users/{user_id}", "/users/{user_id}/export", "/users/{user_id}/similar", "/campaigns/{campaign_id}/audience"}
     offers = {"/recommendations/{user_id}", "/recommendations/{user_id}/why", "/intents"}
-    assert set(document["paths"]) == {"/health", "/livez", "/readyz", "/metrics"} | offers | people
+    posted = {"/recommendations", "/conversations", "/events"}
+    assert set(document["paths"]) == {"/health", "/livez", "/readyz", "/metrics"} | offers | people | posted
     route = document["paths"]["/recommendations/{user_id}"]["get"]
     assert {parameter["name"] for parameter in route["parameters"]} == {"user_id", "k", "channel", "exclude", "explain"}
     assert "application/problem+json" in route["responses"]["422"]["content"]
