@@ -97,9 +97,9 @@ class Guard(Generic[T]):
     async def ask(self, verb: Callable[[T], R], *, deadline: float | None = None) -> R:
         """What `verb` returns of the store, from the event loop."""
         async with self._turns:  # under load callers queue here; a full set of slots then means that calls hang
-            future, deadline = self._begin(verb), deadline or self._deadline
-            with self._recorded(deadline):
-                return await asyncio.wait_for(asyncio.wrap_future(future), deadline)
+            future, patience = self._begin(verb), deadline or self._deadline
+            with self._recorded(patience):
+                return await asyncio.wait_for(asyncio.wrap_future(future), patience)
 
     def part(self, part_of: Callable[[T], P], *, patience: float | None = None) -> P:
         """A stand-in for the store, or a part of it, whose every verb goes through `call`; verbs must not return generators."""
