@@ -123,9 +123,9 @@ class Guard(Generic[T]):
     async def ask(self, verb: Callable[[T], R], *, deadline: float | None = None) -> R:
         """What `verb` returns of the store, from the event loop."""
         async with self._turns:  # under load callers queue here; a full set of slots then means that calls hang
-            future, deadline = self._begin(verb), deadline or self._deadline
-            with self._recorded(deadline):
-                return await asyncio.wait_for(asyncio.wrap_future(future), deadline)
+            future, patience = self._begin(verb), deadline or self._deadline
+            with self._recorded(patience):
+                return await asyncio.wait_for(asyncio.wrap_future(future), patience)
 
     async def wait_for(self, asking: Callable[[], Awaitable[R]]) -> R:
         """What `asking` returns, which has a client of the event loop's own for the same server: it needs no thread."""

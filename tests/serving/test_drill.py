@@ -66,7 +66,7 @@ class Load:
 
     async def _ask_all(self) -> None:
         questions = questions_of(self._service.document())
-        limits = httpx.Limits(max_connections=None)
+        limits = httpx.Limits(max_connections=None, keepalive_expiry=2)  # sooner than the server hangs up on those who are idle
         async with httpx.AsyncClient(
             base_url=self._service.url, headers=self._service.headers, limits=limits, timeout=30
         ) as http:
@@ -147,7 +147,8 @@ def test_people_are_answered_while_every_store_hangs_and_dies_and_comes_back(ser
     head = f"{'':<18}{'asked':>6}{'not 2xx':>9}{'p99':>12}{'slowest':>12}{'recovered':>11}"
     table = "\n".join([head, *(fault.row(load.during(fault)) for fault in faults)])
     print(table)
-    assert sum(map(is_good, load.outcomes)) >= ANSWERED * len(load.outcomes), table
+    failed = [outcome.status for outcome in load.outcomes if not is_good(outcome)]
+    assert len(failed) <= (1 - ANSWERED) * len(load.outcomes), f"{failed}\n{table}"
     for fault in faults:
         outcomes = load.during(fault)
         assert any(set(fault.stores) <= set(outcome.degraded) for outcome in outcomes), f"nobody was told that {fault.what}"
