@@ -38,6 +38,11 @@ def test_everybody_engages_with_as_many_campaigns_as_there_are_engagements_for(c
     assert len({user for user, _ in pairs}) == 1_100
 
 
+def test_the_catalog_knows_everybody(crowds):
+    known = [customer.user_id for customer in people(1_100).customers()]
+    assert known == list(chain.from_iterable(crowd.histories for crowd in crowds))
+
+
 def test_everybody_says_something_that_has_a_vector(crowds):
     for crowd in crowds:
         said = [record for record in crowd.records if "message" in record]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.serving.bare import (
@@ -123,7 +124,7 @@ def show_calls(console: Console, place: World, took: dict[str, list[float]], *, 
     table = Table("one bare call", "an answer has", "p50 ms", "p99 ms", title=f"{place.users:,} people", title_justify="left")
     for kind, times in sorted(took.items()):
         p50, p99 = np.percentile(times, [50, 99])
-        table.add_row(kind, f"{len(times) / answers:.2f}", f"{p50:.2f}", f"{p99:.2f}")
+        table.add_row(escape(kind), f"{len(times) / answers:.2f}", f"{p50:.2f}", f"{p99:.2f}")
     console.print(table)
 
 

@@ -116,7 +116,7 @@ class People:
 
     def _crowd(self, number: int) -> Crowd:
         rng = np.random.default_rng([self.seed, number])
-        users = [f"u_{number * AT_ONCE + each + 1:06d}" for each in range(self._size(number))]
+        users = [user_id(number * AT_ONCE + each) for each in range(self._size(number))]
         tastes = rng.integers(len(self.intents), size=len(users))
         histories: dict[str, list[dict[str, Any]]] = {user: [] for user in users}
         for record in self._engaged(rng, users, tastes, self._engagements_of(number)):
@@ -204,6 +204,11 @@ class People:
 
     def _sentences(self, sentences: list[str], near: Sequence[str]) -> tuple[list[str], Vectors]:
         return sentences, np.stack([self.catalog_vectors[text_hash(text)] for text in near])
+
+
+def user_id(number: int) -> str:
+    """Of the person with this number, from 0: as the catalog of customers has it."""
+    return f"u_{number + 1:03d}"
 
 
 def now() -> datetime:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from benchmarks.serving.people import Crowd, People, now
+from benchmarks.serving.people import Crowd, People, now, user_id
 from persona.language.encoder import load_encoder
 from persona.local.stack import start_stores, stop_stores, wipe_stores
 from persona.pipeline import sinks
@@ -47,7 +48,7 @@ class World:
     def sample(self, count: int, *, seed: int) -> list[str]:
         """So many different people, drawn by seed."""
         drawn = np.random.default_rng([self.seed, seed]).permutation(self.users)[:count]
-        return [f"u_{number + 1:06d}" for number in drawn]
+        return [user_id(int(number)) for number in drawn]
 
 
 @contextmanager
@@ -68,6 +69,7 @@ def world(folder: Path, *, users: int, seed: int, console: Console) -> Iterator[
     marker = home / MARKER
     if not marker.exists():
         wipe_stores(settings)
+        shutil.rmtree(home, ignore_errors=True)
     settings.drops.mkdir(parents=True, exist_ok=True)
     start_stores(settings)
     try:
