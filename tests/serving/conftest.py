@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import structlog
 from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 
@@ -378,6 +379,22 @@ class Fakes:
             cache=self.redis.opened,
             cache_reader=self.redis.reader,
         )
+
+
+@pytest.fixture(autouse=True)
+def plain_logs() -> Iterator[None]:
+    """A traceback in colours takes longer than a store may."""
+    structlog.configure(processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer()])
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tested is the answer, however busy the machine is; tests of deadlines set their own."""
+    monkeypatch.setattr("serving.guard.DEADLINE_SECONDS", 5.0)
+    monkeypatch.setattr("serving.guard.SUSPICION_SECONDS", 5.0)
+    monkeypatch.setattr("serving.answers.ANSWER_SECONDS", 10.0)
 
 
 @pytest.fixture

@@ -13,6 +13,14 @@ from serving.guard import FAILURES_TO_OPEN
 from tests.serving.conftest import SETTINGS, Fakes, FakeStore, eventually
 
 
+@pytest.fixture(autouse=True)
+def impatience(patience: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service's own deadlines, twice over for a busy machine."""
+    monkeypatch.setattr("serving.guard.DEADLINE_SECONDS", 0.3)
+    monkeypatch.setattr("serving.guard.SUSPICION_SECONDS", 0.1)
+    monkeypatch.setattr("serving.answers.ANSWER_SECONDS", 0.45)
+
+
 def sources(answer: dict[str, Any]) -> set[str]:
     return {part["channel"] for item in answer["recommendations"] for part in item["evidence"]}
 
@@ -83,6 +91,7 @@ def test_a_store_that_hung_for_long_comes_back_too(client: TestClient, fakes: Fa
 
 def test_whoever_waits_for_a_store_is_let_go_when_it_is_known_to_hang(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.guard.DEADLINE_SECONDS", 60)
+    monkeypatch.setattr("serving.answers.ANSWER_SECONDS", 60)
     with TestClient(create_app(SETTINGS, stores=fakes.openers())) as client:
         fakes.milvus.thawed.clear()
         with ThreadPoolExecutor() as pool:

@@ -38,8 +38,7 @@ class Service:
     @property
     def workers(self) -> list[psutil.Process]:
         """The processes that answer, where there are several."""
-        children = psutil.Process(self.process.pid).children()
-        return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+        return [child for child in psutil.Process(self.process.pid).children() if _answers(child)]
 
     def connection(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
@@ -60,6 +59,12 @@ class Service:
     def listens(self) -> bool:
         with socket.socket() as caller:
             return caller.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+def _answers(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):  # it ended this moment
+        return "spawn_main" in " ".join(process.cmdline())
+    return False
 
 
 @contextmanager
