@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fastapi import FastAPI, HTTPException, Request, Security, params
+from fastapi import FastAPI, HTTPException, Request, params
 from fastapi.openapi.models import HTTPBearer
 from fastapi.routing import iter_route_contexts
 from fastapi.security import SecurityScopes
@@ -43,7 +43,7 @@ BEARER = Bearer()
 
 def needs(scope: Scope) -> params.Security:
     """The dependency of a route, or of all of a router, that only keys of this scope may use."""
-    return Security(BEARER, scopes=[scope])
+    return params.Security(BEARER, scopes=[scope])
 
 
 def refuse_undeclared(app: FastAPI) -> None:
