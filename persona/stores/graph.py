@@ -21,7 +21,7 @@ from neo4j import (
 from neo4j.exceptions import AuthError, ConstraintError, DriverError, Neo4jError
 
 from persona.errors import PersonaError, StoreRefused, StoreUnavailable
-from persona.schemas import Campaign, Engagement, Event, ExpressedIntent, Mention, NeighbourVote, RelatedVote, Relation, Ties
+from persona.schemas import Campaign, Engagement, Event, ExpressedIntent, Mention, NeighbourVote, Relation, Ties
 from persona.stores._chunks import chunks
 from persona.stores.fencing import lease_lost
 
@@ -118,20 +118,6 @@ COUNT_RELATED = """
 MATCH (:Campaign)-[related:RELATED]->(:Campaign)
 WHERE related.generation = $generation
 RETURN count(related) AS n
-"""
-
-RELATED_CAMPAIGNS = """
-UNWIND $history AS past
-MATCH (:Campaign {campaign_id: past.campaign_id})-[related:RELATED]->(campaign:Campaign)
-WHERE related.generation = $generation
-WITH campaign.campaign_id AS campaign_id, past.campaign_id AS because, past.weight * related.weight AS pull,
-     related.support AS support, related.weight AS weight, related.run_id AS run_id
-ORDER BY pull DESC, because
-WITH campaign_id, sum(pull) AS score, collect(because) AS becauses, collect(support) AS supports,
-     collect(weight) AS weights, collect(run_id) AS run_ids
-RETURN campaign_id, score, becauses[0] AS because, supports[0] AS support, weights[0] AS weight, run_ids[0] AS run_id
-ORDER BY score DESC, campaign_id
-LIMIT $limit
 """
 
 FORGET_STALE_MENTIONED = """
@@ -432,19 +418,6 @@ class Graph:
     def count_relations(self, generation: str) -> int:
         """How many relations the generation has."""
         return int(self._read(COUNT_RELATED, generation=generation)[0]["n"])
-
-    def related_campaigns(self, history: Mapping[str, float], *, generation: str, limit: int) -> list[RelatedVote]:
-        """What goes together with the campaigns of a history, best first; `history` maps campaign id to weight.
-
-        A campaign's score is the sum of weight x the relation's weight; a generation that the graph does not hold has none.
-        """
-        records = self._read(
-            RELATED_CAMPAIGNS,
-            history=[{"campaign_id": campaign_id, "weight": float(weight)} for campaign_id, weight in history.items()],
-            generation=generation,
-            limit=limit,
-        )
-        return [RelatedVote(**record.data()) for record in records]
 
     # -- retrieving -----------------------------------------------------------------------------------------------------
 
