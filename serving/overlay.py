@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -55,10 +55,14 @@ class Overlay:
         except StoreUnavailable:
             self._held.put(welcome)
 
+    def begin(self, user_id: str) -> Callable[[Degraded], Live]:
+        """Begin to ask what came in of this person; what is returned waits for it."""
+        shared = self._cache.begin(lambda cache: cache.live.of(user_id))
+        return lambda degraded: self._held.beside(user_id, degraded.unless(shared, Live()))
+
     def of(self, user_id: str, degraded: Degraded) -> Live:
         """What came in of this person."""
-        shared = degraded.unless(lambda: self._cache.call(lambda cache: cache.live.of(user_id)), Live())
-        return self._held.beside(user_id, shared)
+        return self.begin(user_id)(degraded)
 
     def learn(self, user_id: str, learned: Learned) -> None:
         """Keep what was learned from this person's words."""

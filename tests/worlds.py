@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -162,16 +163,19 @@ def learned(settings: Settings) -> Dump:
             for found in database["relations"].find({"fingerprint": generation["model"]["fingerprint"]})
             for other, weight, support in found["related"]
         ]
-    with graph_session(settings) as session:
-        graph = [
-            _row(row.data())
-            for row in session.run(
-                "MATCH (a:Campaign)-[r:RELATED]->(b:Campaign) WHERE r.generation = $generation RETURN a.campaign_id AS from, "
-                "b.campaign_id AS to, r.weight AS weight, r.support AS support, r.run_id AS run_id",
-                generation=state["generation"],
-            )
-        ]
+    graph = [_row(row) for row in related(settings, state["generation"])]
     return {"mongodb:relations": sorted(truth), "neo4j:RELATED": sorted(graph)}
+
+
+def related(settings: Settings, generation: str) -> list[dict[str, Any]]:
+    """A generation's relations as the graph has them, by their campaigns."""
+    with graph_session(settings) as session:
+        rows = session.run(
+            "MATCH (a:Campaign)-[r:RELATED]->(b:Campaign) WHERE r.generation = $generation RETURN a.campaign_id AS from, "
+            "b.campaign_id AS to, r.weight AS weight, r.support AS support, r.run_id AS run_id",
+            generation=generation,
+        )
+        return sorted((row.data() for row in rows), key=itemgetter("from", "to"))
 
 
 def addressed(settings: Settings) -> dict[str, list[str]]:
@@ -253,6 +257,15 @@ def _vectors(settings: Settings) -> Dump:
             rows = client.query(name, filter='id != ""', output_fields=["*"], limit=16_000, consistency_level="Strong")
             dump[f"milvus:{name.rsplit('_', 1)[0]}"] = sorted(_row(row) for row in rows)
     return dump
+
+
+def campaign_vectors(settings: Settings, version: str) -> dict[str, list[float]]:
+    """By campaign id, as this version of the collections has them."""
+    addresses = settings.addresses
+    with closing(MilvusClient(addresses.milvus, token=addresses.milvus_token, dedicated=True)) as client:
+        fields = ["campaign_id", "vector"]
+        rows = client.query(f"campaigns_{version}", filter='id != ""', output_fields=fields, consistency_level="Strong")
+    return {row["campaign_id"]: _plain(row["vector"]) for row in rows}
 
 
 def _row(values: Mapping[str, Any]) -> str:

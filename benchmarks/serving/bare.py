@@ -103,6 +103,7 @@ def noting(notes: Notes) -> Iterator[None]:
         queries = threading.local()
         stack.enter_context(patch.object(neo4j.ManagedTransaction, "run", _remembered(neo4j.ManagedTransaction.run, queries)))
         stack.enter_context(patch.object(neo4j.Session, "execute_read", _read(neo4j.Session.execute_read, queries, notes)))
+        stack.enter_context(patch.object(neo4j.Session, "run", _run(neo4j.Session.run, notes)))
         yield
 
 
@@ -182,11 +183,27 @@ def _read(execute: Callable[..., Any], queries: threading.local, notes: Notes) -
         began = time.perf_counter()
         answer = execute(session, *arguments, **named)
         query, parameters = queries.asked
-        lines = [line for line in query.strip().splitlines() if line.startswith("MATCH")]
-        notes.calls.append(Call("neo4j", lines[0] if lines else query, (query, parameters), began, time.perf_counter()))
+        notes.calls.append(Call("neo4j", _matched(query), (query, parameters, True), began, time.perf_counter()))
         return answer
 
     return read
+
+
+def _run(run: Callable[..., Any], notes: Notes) -> Callable[..., Any]:
+    """Without a transaction that is opened and closed; the answer is read at once."""
+
+    def ask(session: Any, query: neo4j.Query, parameters: Mapping[str, Any]) -> list[neo4j.Record]:
+        began = time.perf_counter()
+        answer = list(run(session, query, parameters))
+        notes.calls.append(Call("neo4j", _matched(query.text), (query.text, parameters, False), began, time.perf_counter()))
+        return answer
+
+    return ask
+
+
+def _matched(query: str) -> str:
+    lines = [line for line in query.strip().splitlines() if line.startswith("MATCH")]
+    return lines[0] if lines else query
 
 
 # -- making them again ------------------------------------------------------------------------------------------------------
@@ -235,9 +252,12 @@ class Drivers:
             verb, arguments, named = call.arguments
             getattr(self._milvus, verb)(*arguments, **named)
         elif call.store == "neo4j":
-            query, parameters = call.arguments
+            query, parameters, in_transaction = call.arguments
             with self._neo4j.session(database=self._database, default_access_mode=neo4j.READ_ACCESS) as session:
-                session.execute_read(lambda transaction: list(transaction.run(query, parameters)))
+                if in_transaction:
+                    session.execute_read(lambda transaction: list(transaction.run(query, parameters)))
+                else:
+                    list(session.run(query, parameters))
         else:
             self._on_redis(call.arguments)
 

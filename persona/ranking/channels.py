@@ -13,6 +13,7 @@ from typing import Any, Protocol, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from persona.ranking.asking import begin
 from persona.ranking.context import Context
 from persona.ranking.knowledge import Knowledge
 from persona.ranking.relations import NOT_THEIRS
@@ -113,21 +114,33 @@ class Sources:
 Channel = Callable[[Context, Sources], Candidates]
 
 
-def similar_users(context: Context, sources: Sources) -> Candidates:
+class SimilarUsers:
     """What people with similar conversations engaged with: similarity x engagement x recency, discounted by popularity."""
-    if context.vector is None:
-        return NONE
-    found = sources.vectors.similar_users(context.vector, limit=NEIGHBOURS, exclude=context.user_id)
-    neighbours = {user: _sharpened(similarity) for user, similarity in found if similarity > 0}
-    if not neighbours:
-        return NONE
-    knowledge = sources.knowledge
-    votes = sources.graph.campaigns_of(
-        neighbours, now_ms=sources.now_ms, half_life_days=knowledge.model.taste_half_life_days, limit=CANDIDATES
-    )
-    campaigns = [vote.campaign_id for vote in votes]
-    scores = np.array([vote.score for vote in votes]) / np.sqrt(1 + knowledge.strengths(campaigns))
-    return Candidates.positive(campaigns, scores, lambda place: {"users": votes[place].users})
+
+    def __call__(self, context: Context, sources: Sources) -> Candidates:
+        """What is proposed."""
+        return self.begin(context, sources)()
+
+    def begin(self, context: Context, sources: Sources) -> Callable[[], Candidates]:
+        """Find these people, and begin to ask the graph about them: it takes longer than all other channels."""
+        if context.vector is None:
+            return lambda: NONE
+        found = sources.vectors.similar_users(context.vector, limit=NEIGHBOURS, exclude=context.user_id)
+        neighbours = {user: _sharpened(similarity) for user, similarity in found if similarity > 0}
+        if not neighbours:
+            return lambda: NONE
+        half_life = sources.knowledge.model.taste_half_life_days
+        votes = begin(sources.graph.campaigns_of, neighbours, now_ms=sources.now_ms, half_life_days=half_life, limit=CANDIDATES)
+        return lambda: self._weighed(votes(), sources.knowledge)
+
+    @staticmethod
+    def _weighed(votes: Sequence[NeighbourVote], knowledge: Knowledge) -> Candidates:
+        campaigns = [vote.campaign_id for vote in votes]
+        scores = np.array([vote.score for vote in votes]) / np.sqrt(1 + knowledge.strengths(campaigns))
+        return Candidates.positive(campaigns, scores, lambda place: {"users": votes[place].users})
+
+
+similar_users = SimilarUsers()
 
 
 def similar_conversations(context: Context, sources: Sources) -> Candidates:
@@ -241,7 +254,7 @@ CHANNELS: dict[str, Channel] = {
     "similar_conversations": similar_conversations,
     "similar_users": similar_users,
 }
-"""Every channel by the name that evidence and weights use; those that wait for a store last, so that the others need not."""
+"""Every channel by the name that evidence and weights use, to be begun and then waited for; those that wait for a store last."""
 
 
 def _sharpened(similarity: float) -> float:

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 from persona.errors import NotFound, StoreUnavailable
 from persona.language.mentions import NameFinder
 from persona.ranking.asking import begin
-from persona.ranking.channels import CHANNELS, NEIGHBOURS, NONE, GraphSearch, Sources, VectorSearch
+from persona.ranking.channels import CHANNELS, NEIGHBOURS, NONE, Candidates, GraphSearch, Sources, VectorSearch
 from persona.ranking.context import Context, Decision
 from persona.ranking.diversity import Diversity, Placed, placed
 from persona.ranking.explanation import evidence_of, reason_against, reason_for
@@ -40,6 +40,8 @@ from persona.stores.documents import Documents
 from persona.stores.documents.embeddings import text_hash
 
 T = TypeVar("T")
+CountedIn = Callable[[Context, "Query", "Snapshot", "Degraded"], tuple[Context, "Snapshot"]]
+"""The person's context with what came in; decay counts from then, if it is the newest of all."""
 LONGEST_CAP = timedelta(days=365)
 BEGINNING = datetime.min.replace(tzinfo=UTC)
 NO_MODEL = fit([], facts=0, fingerprint="")
@@ -76,9 +78,8 @@ class CustomerStore(Protocol):
 class LiveSource(Protocol):
     """What came in and is not in every store yet."""
 
-    def counted_in(
-        self, context: Context, query: "Query", snapshot: "Snapshot", degraded: "Degraded"
-    ) -> tuple[Context, "Snapshot"]: ...
+    def begin(self, user_id: str) -> "CountedIn":
+        """Begin to ask for what came in of this person."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,10 +330,14 @@ class Recommender:
         Raises `StoreUnavailable` when no channel is left.
         """
         at = query.at or datetime.now(UTC)
+        # first, as it is taken out when every store has it: what is no longer here is there
+        counted_in = self.live.begin(user_id) if self.live else None
+        profiled = begin(self.vectors.user_vector, user_id)
         decided = begin(self.records.decisions_of, user_id, impressions_since=at - min(LONGEST_CAP, at - BEGINNING))
         known = begin(self.customers.customer, user_id)
         tied = begin(self.graph.ties_of, user_id)
-        profiled = begin(self.vectors.user_vector, user_id)
+        vector = degraded.unless(profiled, None)
+        ahead = None if vector is None or self.rules.holdout.has(user_id) else _Ahead(self.vectors, vector, user_id)
         history, expressed, mentioned = degraded.unless(tied, Ties([], [], []))
         decisions = degraded.unless(lambda: _decisions(decided()), None)
         if decisions is None:
@@ -340,30 +345,35 @@ class Recommender:
         in_snapshot: Customer | None = Customer(user_id=user_id, suppressed=user_id in snapshot.suppressed)
         context = Context(
             user_id=user_id,
-            vector=degraded.unless(profiled, None),
+            vector=vector,
             intents={intent.intent: intent for intent in expressed},
             mentioned={mention.campaign_id: mention for mention in mentioned},
             history=history,
             customer=degraded.unless(known, in_snapshot),
             decisions=by_campaign(decisions, until=query.at),
         )
-        if self.live is not None:
-            context, snapshot = self.live.counted_in(context, query, snapshot, degraded)
-        return self._ranking(context, query, snapshot, degraded)
+        if counted_in is not None:
+            context, snapshot = counted_in(context, query, snapshot, degraded)
+        return self._ranking(context, query, snapshot, degraded, ahead if context.vector is vector else None)
 
-    def _ranking(self, context: Context, query: Query, snapshot: Snapshot, degraded: "Degraded") -> Ranking:
+    def _ranking(
+        self, context: Context, query: Query, snapshot: Snapshot, degraded: "Degraded", ahead: "_Ahead | None" = None
+    ) -> Ranking:
         if snapshot.may_be_outdated:
             degraded.stores.add("mongodb")
         held_out = context.user_id is not None and self.rules.holdout.has(context.user_id)
         channels = {CONTROL: CHANNELS[CONTROL]} if held_out else CHANNELS
+        if ahead is None and context.vector is not None and not held_out:
+            ahead = _Ahead(self.vectors, context.vector, context.user_id)
         sources = Sources(
-            vectors=self.vectors if held_out or context.vector is None else _Ahead(self.vectors, context.vector, context.user_id),
+            vectors=ahead or self.vectors,
             graph=self.graph,
             knowledge=snapshot.knowledge,
             now_ms=_now_ms(query, snapshot),
             channel=query.channel,
         )
-        proposals = {name: degraded.unless(partial(channel, context, sources), NONE) for name, channel in channels.items()}
+        begun = {name: degraded.unless(partial(begin, channel, context, sources), _nothing) for name, channel in channels.items()}
+        proposals = {name: degraded.unless(proposed, NONE) for name, proposed in begun.items()}
         if degraded.stores and not any(proposals.values()):
             raise StoreUnavailable(", ".join(sorted(degraded.stores)), "no channel is left to answer from")
         return Ranking(
@@ -395,6 +405,10 @@ class _Ahead:
 
     def similar_conversations(self, vector: Vector, *, limit: int, exclude_user: str | None) -> list[SimilarConversation]:
         return self._conversations()
+
+
+def _nothing() -> Candidates:
+    return NONE
 
 
 def _offer(item: Placed, rank: int, campaigns: Mapping[str, Campaign]) -> Recommendation:

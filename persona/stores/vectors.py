@@ -195,11 +195,6 @@ class VectorStore:
             for hit in hits
         ]
 
-    def similar_campaigns(self, vector: Vector, *, limit: int) -> list[tuple[str, float]]:
-        """The `limit` (at most 16,384) campaigns nearest to `vector`, as (campaign id, cosine), nearest first."""
-        hits = self._search("campaigns", vector, limit, "", ["campaign_id"])
-        return [(hit["entity"]["campaign_id"], float(hit["distance"])) for hit in hits]
-
     # -- checking -------------------------------------------------------------------------------------------------------
 
     def conversation_ids_of(self, user_ids: Iterable[str]) -> set[str]:

@@ -21,7 +21,7 @@ from persona.settings import Settings
 from persona.stores.graph import Graph, open_graph
 from persona.stores.opening import Stores
 from persona.stores.vectors import VectorStore, open_vectors
-from tests.worlds import HashingEncoder, addressed
+from tests.worlds import HashingEncoder, addressed, campaign_vectors
 
 ENCODER = HashingEncoder(dimension=16)
 USERS = [f"u_{number}" for number in range(5)]
@@ -109,7 +109,7 @@ class World:
             "conversations": sorted(self.vectors.conversation_ids_of(USERS)),
             "openings": self.pipeline.documents.conversations.said(USERS),
             "outcomes": sorted((round(near.similarity, 5), near.ended_at_ms, sorted(near.outcomes.items())) for near in nearest),
-            "campaigns": [(key, round(cosine, 5)) for key, cosine in sorted(self.vectors.similar_campaigns(anywhere, limit=100))],
+            "campaigns": campaign_vectors(self.pipeline.settings, self.pipeline.documents.embeddings.collections_in_use()),
             "engagements": {user: sorted(map(_plain, self.graph.history_of(user))) for user in USERS},
             "expressed": {user: sorted(map(repr, self.graph.intents_of(user))) for user in USERS},
             "mentioned": {user: sorted(map(repr, self.graph.mentions_of(user))) for user in USERS},

@@ -26,8 +26,8 @@ from persona.schemas import Answer, Campaign, Engagement, ExpressedIntent, Fact,
 from persona.stores.documents import Documents
 from persona.stores.documents.embeddings import Embeddings
 from persona.stores.documents.ledger import Ledger
-from tests.pipeline.conftest import CAMPAIGNS, ENCODER, USERS, World, history, parts
-from tests.worlds import HashingEncoder
+from tests.pipeline.conftest import ENCODER, USERS, World, history, parts
+from tests.worlds import HashingEncoder, related
 
 pytestmark = pytest.mark.slow
 
@@ -159,8 +159,7 @@ def test_relations_in_force_are_in_the_graph_again_and_no_others(new_world: Call
     documents, graph = world.pipeline.documents, world.graph
     fit_candidate(world.pipeline, world.pipeline.warehouse, run_id="learning")
     generation = publish_by_hand(world.pipeline, graph, None, run_id="r").generation
-    asked = dict.fromkeys(CAMPAIGNS, 1.0)
-    right = graph.related_campaigns(asked, generation=generation, limit=10)
+    right = related(world.pipeline.settings, generation)
     assert right
     graph.clear()
     graph.upsert_relations([Relation("c_0", "c_1", 1.0, 9)], generation="g_of_a_truth_that_is_gone", run_id="r")
@@ -168,7 +167,7 @@ def test_relations_in_force_are_in_the_graph_again_and_no_others(new_world: Call
         "users", "engaged pairs", "related campaigns", "mentioned campaigns",
     ]  # fmt: skip
     compute_anew(world, "neo4j_graph")
-    assert graph.related_campaigns(asked, generation=generation, limit=10) == right
+    assert related(world.pipeline.settings, generation) == right
     assert graph.count_relations("g_of_a_truth_that_is_gone") == 0
     world.agrees_with_the_truth()
 

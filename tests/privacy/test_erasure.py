@@ -22,6 +22,7 @@ from persona.schemas import Fact, UserProfile, Vector
 from persona.stores.documents.classifiers import Classifiers
 from persona.stores.documents.embeddings import Embeddings, text_hash
 from tests.privacy.conftest import VERA, Cut, Place, cut_at, drops, said
+from tests.worlds import related
 
 MENTIONING = {"mongodb:records", "drops:mixed.jsonl", "watched:mixed.jsonl"}
 """Where others' words hold the id."""
@@ -60,9 +61,9 @@ def test_what_goes_together_stops_counting_the_person_at_the_next_fit(place: Pla
         publication.fit_candidate(place.pipeline, place.pipeline.warehouse, run_id="r")
         evaluate_candidate(place.pipeline, run_id="r")
         generation = publication.publish_candidate(place.pipeline, place.world.graph, run_id="r").in_force or ""
-        votes = place.world.graph.related_campaigns({"c_0": 1.0, "c_1": 1.0, "c_2": 1.0}, generation=generation, limit=10)
-        assert {vote.campaign_id for vote in votes} == {"c_0", "c_1", "c_2"}
-        return {vote.support for vote in votes}
+        relations = related(place.settings, generation)
+        assert {relation["to"] for relation in relations} == {"c_0", "c_1", "c_2"}
+        return {relation["support"] for relation in relations}
 
     assert support() == {4}
     erase(VERA, place.settings, place.world.stores, run_id="e")

@@ -11,12 +11,10 @@ from persona.pipeline import sinks
 from persona.ranking import publication, relations
 from persona.ranking.publication import fit_candidate, publish_by_hand, publish_candidate, roll_back
 from persona.ranking.recommender import Query, Recommender, load_snapshot
-from persona.schemas import RelatedVote
 from persona.stores.graph import Graph
 from tests.pipeline.conftest import START, World
 from tests.pipeline.conftest import new_world as new_world
-
-HISTORY = {f"c_{number}": 1.0 for number in range(4)}
+from tests.worlds import related
 
 
 def together(number: int, *campaigns: str) -> list[dict[str, Any]]:
@@ -49,8 +47,8 @@ class Place:
         assert published.decision.publish and published.in_force
         return published.in_force
 
-    def votes(self, generation: str) -> list[RelatedVote]:
-        return self.graph.related_campaigns(HISTORY, generation=generation, limit=10)
+    def related(self, generation: str) -> list[dict[str, Any]]:
+        return related(self.pipeline.settings, generation)
 
 
 @pytest.fixture
@@ -59,20 +57,20 @@ def place(new_world: Callable[[], World]) -> Place:
 
 
 def test_the_graph_holds_the_generation_that_serves_and_the_one_before_and_an_older_one_comes_back(place: Place) -> None:
-    names, votes = [], []
+    names, those = [], []
     for number in range(3):
         place.fit(number, "c_0", f"c_{number + 1}")
         names.append(place.publish())
-        votes.append(place.votes(names[-1]))
-    assert len({str(each) for each in votes}) == 3 and all(votes)
-    assert [place.votes(name) for name in names] == [[], votes[1], votes[2]]
+        those.append(place.related(names[-1]))
+    assert len({str(each) for each in those}) == 3 and all(those)
+    assert [place.related(name) for name in names] == [[], those[1], those[2]]
     with pytest.raises(NotFound):
         publish_by_hand(place.pipeline, place.graph, "g_unknown", run_id="r")
     assert publish_by_hand(place.pipeline, place.graph, names[0], run_id="r").instead_of == names[2]
     assert place.generations.in_force_id() == names[0]
-    assert [place.votes(name) for name in names] == [votes[0], [], votes[2]]
+    assert [place.related(name) for name in names] == [those[0], [], those[2]]
     assert roll_back(place.pipeline, place.graph, run_id="r").generation == names[2]
-    assert place.votes(names[2]) == votes[2]
+    assert place.related(names[2]) == those[2]
     assert not publish_candidate(place.pipeline, place.graph, run_id="r").decision.publish
 
 
@@ -106,18 +104,18 @@ def test_relations_are_there_before_a_generation_serves(place: Place, monkeypatc
     place.fit(0, "c_0", "c_1")
     first = place.publish()
     place.fit(1, "c_2", "c_3")
-    answered = place.votes(first)
+    answered = place.related(first)
     seen = []
     swap = type(place.generations).publish
 
     def looking(self: Any, generation: str, *arguments: Any, **options: Any) -> None:
-        seen.append((place.votes(generation) != [], place.votes(first) == answered, self.in_force_id() == first))
+        seen.append((place.related(generation) != [], place.related(first) == answered, self.in_force_id() == first))
         swap(self, generation, *arguments, **options)
 
     monkeypatch.setattr(type(place.generations), "publish", looking)
     place.publish()
     assert seen == [(True, True, True)]
-    assert place.votes(first) == answered  # who has not noticed yet goes on answering
+    assert place.related(first) == answered  # who has not noticed yet goes on answering
 
 
 def test_a_graph_that_fails_or_a_lease_that_is_lost_on_the_way_changes_nothing_that_serves(
@@ -125,7 +123,7 @@ def test_a_graph_that_fails_or_a_lease_that_is_lost_on_the_way_changes_nothing_t
 ) -> None:
     place.fit(0, "c_0", "c_1")
     first = place.publish()
-    answered = place.votes(first)
+    answered = place.related(first)
     place.fit(1, "c_2", "c_3")
 
     def fails(*arguments: Any, **options: Any) -> int:
@@ -147,8 +145,8 @@ def test_a_graph_that_fails_or_a_lease_that_is_lost_on_the_way_changes_nothing_t
         with pytest.raises(LeaseLost):
             place.publish()
     place.pipeline.documents.database["leases"].delete_many({})
-    assert (place.generations.in_force_id(), place.votes(first)) == (first, answered)
-    assert place.votes(place.publish())
+    assert (place.generations.in_force_id(), place.related(first)) == (first, answered)
+    assert place.related(place.publish())
 
 
 def test_only_relations_that_something_refers_to_are_kept(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +173,7 @@ def test_with_too_many_campaigns_the_model_serves_without_relations_and_says_so(
     assert found and found.model["relations"]["left_out"] == (
         "2 campaigns are more than the 1 for which related campaigns are learned"
     )
-    assert place.votes(name) == []
+    assert place.related(name) == []
     documents = place.pipeline.documents
     answer = Recommender(place.world.vectors, place.graph, documents.records, documents.catalog).for_user(
         "u_0_0", Query(), load_snapshot(documents)

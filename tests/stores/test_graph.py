@@ -9,11 +9,11 @@ import pytest
 from neo4j import GraphDatabase
 
 from persona.errors import StoreRefused, StoreUnavailable
-from persona.ranking.knowledge import Related
 from persona.schemas import Campaign, Engagement, ExpressedIntent, Mention, Relation
 from persona.settings import Settings
 from persona.stores.graph import Graph, open_graph
 from tests.stores.conftest import NAUGHTY_IDS
+from tests.worlds import related
 
 DAY = 86_400_000
 NOW = 20_000 * DAY
@@ -248,38 +248,33 @@ def relations(seed: int, *, campaigns: int = 30, each: int = 6) -> list[Relation
     ]
 
 
-def test_related_campaigns_are_what_the_relations_say_whatever_other_generations_hold(graph: Graph) -> None:
+def in_graph(settings: Settings, generation: str) -> dict[tuple[str, str], tuple[float, int]]:
+    return {(each["from"], each["to"]): (each["weight"], each["support"]) for each in related(settings, generation)}
+
+
+def test_relations_are_those_that_were_written_whatever_other_generations_hold(graph: Graph, stack_settings: Settings) -> None:
     learned = {"g_1": relations(1), "g_2": relations(2)}
     for _ in range(2):  # twice is once
         for generation, those in learned.items():
             assert graph.upsert_relations(those, generation=generation, run_id="r") == 180
-    drawn = random.Random(3)
-    history = {f"c_{number}": drawn.uniform(0.1, 1) for number in range(12)} | {"no such": 1.0}
     for generation, those in learned.items():
         assert graph.count_relations(generation) == 180
-        of_campaign: dict[str, list[Relation]] = {}
-        for one in those:
-            of_campaign.setdefault(one.campaign_id, []).append(one)
-        expected = Related(("r", each) for each in of_campaign.values()).related_campaigns(history, limit=10)
-        found = graph.related_campaigns(history, generation=generation, limit=10)
-        assert [vote._replace(score=0) for vote in found] == [vote._replace(score=0) for vote in expected]
-        assert [vote.score for vote in found] == pytest.approx([vote.score for vote in expected])
-        assert found == graph.related_campaigns(dict(reversed(history.items())), generation=generation, limit=10)
-    assert graph.related_campaigns(history, generation="g_3", limit=10) == []
-    assert graph.related_campaigns({}, generation="g_1", limit=10) == []
+        written = {(each.campaign_id, each.related_id): (each.weight, each.support) for each in those}
+        assert in_graph(stack_settings, generation) == written
+    assert in_graph(stack_settings, "g_3") == {}
 
 
-def test_relations_of_other_generations_are_forgotten_with_any_id(graph: Graph) -> None:
+def test_relations_of_other_generations_are_forgotten_with_any_id(graph: Graph, stack_settings: Settings) -> None:
     pairs = [Relation(one, other, 0.5, 2) for one, other in zip(NAUGHTY_IDS, reversed(NAUGHTY_IDS), strict=True) if one != other]
     for generation in ("g_1", "g_2", "g_3"):
         graph.upsert_relations(pairs, generation=generation, run_id="r")
     graph.forget_relations(but=["g_1", "g_3"])
     assert [graph.count_relations(generation) for generation in ("g_1", "g_2", "g_3")] == [len(pairs), 0, len(pairs)]
-    vote, *_ = graph.related_campaigns({pairs[0].campaign_id: 1.0}, generation="g_3", limit=5)
-    assert (vote.campaign_id, vote.because, vote.support) == (pairs[0].related_id, pairs[0].campaign_id, 2)
+    assert in_graph(stack_settings, "g_3") == {(each.campaign_id, each.related_id): (0.5, 2) for each in pairs}
     graph.upsert_relations([replace(pairs[0], weight=0.1)], generation="g_3", run_id="r")  # a new state of a pair
-    assert graph.related_campaigns({pairs[0].campaign_id: 1.0}, generation="g_3", limit=5)[0].score == pytest.approx(0.1)
+    assert in_graph(stack_settings, "g_3")[pairs[0].campaign_id, pairs[0].related_id] == (0.1, 2)
     graph.delete_campaigns([pairs[0].campaign_id])
-    assert graph.related_campaigns({pairs[0].campaign_id: 1.0}, generation="g_3", limit=5) == []
+    left = {ends for ends in in_graph(stack_settings, "g_3") if pairs[0].campaign_id in ends}
+    assert left == set()
     graph.clear()
     assert graph.count("Campaign") == 0
