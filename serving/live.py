@@ -2,17 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from persona.ranking.context import Context
 from persona.ranking.live import context_beside, context_now, newest, texts_in, vectors_of
-from persona.ranking.recommender import Degraded, Query, Snapshot
+from persona.ranking.recommender import CountedIn, Degraded, Query, Snapshot
 from persona.ranking.truth import Truth, truth_of
 from persona.stores.documents import Documents
 from persona.stores.live import Live
 from serving.guard import DEADLINE_SECONDS, Guard
 from serving.learning import Learner
-from serving.overlay import Overlay
+from serving.overlay import CameIn, Overlay
 
 ENCODING_SECONDS = 0.1
 """How long an answer waits for new words to be encoded; until they are, what they name counts."""
@@ -31,10 +32,14 @@ class LiveAnswers:
         await self._overlay.put(records, drop=drop)
         self._learner.begin({record["user_id"] for record in records if "text_hash" in record})
 
-    def counted_in(self, context: Context, query: Query, snapshot: Snapshot, degraded: Degraded) -> tuple[Context, Snapshot]:
-        """The person's context with what came in; decay counts from then, if it is the newest of all."""
-        user_id = str(context.user_id)
-        live = self._overlay.of(user_id, degraded)
+    def begin(self, user_id: str) -> CountedIn:
+        """Begin to ask what came in of this person; decay counts from then, if it is the newest of all."""
+        return partial(self._counted_in, self._overlay.begin(user_id))
+
+    def _counted_in(
+        self, came_in: CameIn, context: Context, query: Query, snapshot: Snapshot, degraded: Degraded
+    ) -> tuple[Context, Snapshot]:
+        user_id, live = str(context.user_id), came_in(degraded)
         if not live.records:
             return context, snapshot
         snapshot = replace(snapshot, as_of=newest(live.records, snapshot.as_of))

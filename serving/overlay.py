@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ HELD = 100_000
 PUT_AT_ONCE = 1_000
 
 Record = Mapping[str, Any]
+CameIn = Callable[[Degraded], Live]
+"""Waits for what came in of somebody."""
 
 
 class Overlay:
@@ -53,12 +55,16 @@ class Overlay:
         try:
             await self._cache.ask(lambda cache: cache.live.put(welcome, drop=drop))
         except StoreUnavailable:
-            self._held.put(welcome)
+            self._held.put(welcome, drop=drop)
 
     def of(self, user_id: str, degraded: Degraded) -> Live:
         """What came in of this person."""
-        shared = degraded.unless(lambda: self._cache.call(lambda cache: cache.live.of(user_id)), Live())
-        return self._held.beside(user_id, shared)
+        return self.begin(user_id)(degraded)
+
+    def begin(self, user_id: str) -> CameIn:
+        """Begin to ask what came in of this person; what is returned waits for it."""
+        shared = self._cache.begin(lambda cache: cache.live.of(user_id))
+        return lambda degraded: self._held.beside(user_id, degraded.unless(shared, Live()))
 
     def learn(self, user_id: str, learned: Learned) -> None:
         """Keep what was learned from this person's words."""
@@ -116,11 +122,11 @@ class _Held:
         self._learned: dict[str, Learned] = {}
         self.count = 0
 
-    def put(self, records: Iterable[Record]) -> None:
+    def put(self, records: Iterable[Record], *, drop: str) -> None:
         with self._lock:
             for record in records:
                 if self.count < HELD:
-                    self._records[record["user_id"]][record["_id"]] = record
+                    self._records[record["user_id"]][record["_id"]] = {**record, "drop": drop}
                     self.count += 1
 
     def learn(self, user_id: str, learned: Learned) -> None:

@@ -76,7 +76,14 @@ class CustomerStore(Protocol):
 class LiveSource(Protocol):
     """What came in and is not in every store yet."""
 
-    def counted_in(
+    def begin(self, user_id: str) -> "CountedIn":
+        """Begin to ask for what came in of this person; what is returned waits for it and counts it in."""
+
+
+class CountedIn(Protocol):
+    """The person's context with what came in, and the snapshot as of then."""
+
+    def __call__(
         self, context: Context, query: "Query", snapshot: "Snapshot", degraded: "Degraded"
     ) -> tuple[Context, "Snapshot"]: ...
 
@@ -286,6 +293,7 @@ class Recommender:
         with_figures = [{**part, **_figures_behind(part, snapshot.model)} for part in evidence]
         nowhere: list[dict[str, Any]] = [{**part, "sources": []} for part in with_figures]
         unknown: list[dict[str, Any]] = []
+        trail = trail.beside(ranking.context.came_in)
         traced = degraded.unless(lambda: trail.traced(user_id, campaign_id, with_figures), nowhere)
         history = degraded.unless(lambda: trail.history(user_id, campaign_id), unknown)
         return Why(
@@ -333,6 +341,7 @@ class Recommender:
         known = begin(self.customers.customer, user_id)
         tied = begin(self.graph.ties_of, user_id)
         profiled = begin(self.vectors.user_vector, user_id)
+        counted_in = self.live.begin(user_id) if self.live is not None else None
         history, expressed, mentioned = degraded.unless(tied, Ties([], [], []))
         decisions = degraded.unless(lambda: _decisions(decided()), None)
         if decisions is None:
@@ -347,8 +356,8 @@ class Recommender:
             customer=degraded.unless(known, in_snapshot),
             decisions=by_campaign(decisions, until=query.at),
         )
-        if self.live is not None:
-            context, snapshot = self.live.counted_in(context, query, snapshot, degraded)
+        if counted_in is not None:
+            context, snapshot = counted_in(context, query, snapshot, degraded)
         return self._ranking(context, query, snapshot, degraded)
 
     def _ranking(self, context: Context, query: Query, snapshot: Snapshot, degraded: "Degraded") -> Ranking:
