@@ -328,7 +328,7 @@ class Why(BaseModel):
     """The code of what keeps it out; None where it is offered."""
     reason: str
     evidence: list[dict[str, Any]]
-    """As in the answer, each part with its `sources`: message_id, drop, line, run_id, at."""
+    """As in the answer, each part with its `sources`: message_id, drop, line, run_id, at; no line and no run of what none has taken in."""
     history: list[dict[str, Any]]
     """What passed between the two: `event`, and the fields of a source."""
     generation: str | None

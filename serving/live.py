@@ -1,6 +1,6 @@
 """Answers by what came in a moment ago: the person's context from the truth and the overlay together. What is made of it: `ranking`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ from persona.stores.documents import Documents
 from persona.stores.live import Live
 from serving.guard import DEADLINE_SECONDS, Guard
 from serving.learning import Learner
-from serving.overlay import Overlay
+from serving.overlay import CameIn, Overlay
 
 ENCODING_SECONDS = 0.1
 """How long an answer waits for new words to be encoded; until they are, what they name counts."""
@@ -33,11 +33,11 @@ class LiveAnswers:
         self._learner.begin({record["user_id"] for record in records if "text_hash" in record})
 
     def begin(self, user_id: str) -> CountedIn:
-        """Begin to ask what came in of this person; what is returned counts it in."""
+        """Begin to ask what came in of this person; decay counts from then, if it is the newest of all."""
         return partial(self._counted_in, self._overlay.begin(user_id))
 
     def _counted_in(
-        self, came_in: Callable[[Degraded], Live], context: Context, query: Query, snapshot: Snapshot, degraded: Degraded
+        self, came_in: CameIn, context: Context, query: Query, snapshot: Snapshot, degraded: Degraded
     ) -> tuple[Context, Snapshot]:
         user_id, live = str(context.user_id), came_in(degraded)
         if not live.records:

@@ -31,6 +31,8 @@ HELD = 100_000
 PUT_AT_ONCE = 1_000
 
 Record = Mapping[str, Any]
+CameIn = Callable[[Degraded], Live]
+"""Waits for what came in of somebody."""
 
 
 class Overlay:
@@ -53,9 +55,9 @@ class Overlay:
         try:
             await self._cache.ask(lambda cache: cache.live.put(welcome, drop=drop))
         except StoreUnavailable:
-            self._held.put(welcome)
+            self._held.put(welcome, drop=drop)
 
-    def begin(self, user_id: str) -> Callable[[Degraded], Live]:
+    def begin(self, user_id: str) -> CameIn:
         """Begin to ask what came in of this person; what is returned waits for it."""
         shared = self._cache.begin(lambda cache: cache.live.of(user_id))
         return lambda degraded: self._held.beside(user_id, degraded.unless(shared, Live()))
@@ -120,11 +122,11 @@ class _Held:
         self._learned: dict[str, Learned] = {}
         self.count = 0
 
-    def put(self, records: Iterable[Record]) -> None:
+    def put(self, records: Iterable[Record], *, drop: str) -> None:
         with self._lock:
             for record in records:
                 if self.count < HELD:
-                    self._records[record["user_id"]][record["_id"]] = record
+                    self._records[record["user_id"]][record["_id"]] = {**record, "drop": drop}
                     self.count += 1
 
     def learn(self, user_id: str, learned: Learned) -> None:

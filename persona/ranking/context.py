@@ -1,8 +1,9 @@
 """What is known of the person who is asked about, as the channels and the policy see it. Shapes only."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from persona.schemas import Customer, Engagement, ExpressedIntent, Mention, Vector
 
@@ -22,6 +23,18 @@ Decisions = Mapping[str | None, Sequence[Decision]]
 
 
 @dataclass(frozen=True, slots=True)
+class CameIn:
+    """A record of the person's that the truth may not have yet."""
+
+    record: Mapping[str, Any]
+    """Fields of `Records.history_of`, and its `drop`."""
+    intent: str | None
+    """That was given, or that its words show."""
+    names: Collection[str]
+    """Campaigns that its words name."""
+
+
+@dataclass(frozen=True, slots=True)
 class Context:
     """A person, or a few texts of nobody in particular."""
 
@@ -33,6 +46,7 @@ class Context:
     history: Sequence[Engagement] = ()
     customer: Customer | None = None
     decisions: Decisions = field(default_factory=dict)
+    came_in: Sequence[CameIn] = ()
 
     @property
     def known(self) -> bool:

@@ -11,7 +11,7 @@ from typing import TypeVar
 from persona.language.mentions import NameFinder
 from persona.projections import conversations
 from persona.projections.engagements import engagement_of, expressed_intents, folded, mentions_of
-from persona.ranking.context import Context, Decision, Decisions
+from persona.ranking.context import CameIn, Context, Decision, Decisions
 from persona.ranking.policy import by_campaign
 from persona.ranking.recommender import BEGINNING, LONGEST_CAP
 from persona.ranking.truth import Record, Truth
@@ -19,6 +19,10 @@ from persona.schemas import Engagement, Event, ExpressedIntent, Mention, Opening
 from persona.stores.live import Learned, Live
 
 Counted = TypeVar("Counted", ExpressedIntent, Mention)
+Labels = Mapping[str, str]
+"""The intent that a text shows, by the text's hash."""
+Named = Mapping[str, Sequence[str]]
+"""The campaigns that a text names, by the text's hash."""
 LASTING = frozenset({Event.CONVERSION, Event.DISMISS, Event.UNSUBSCRIBE})
 
 
@@ -84,15 +88,20 @@ def context_now(context: Context, truth: Truth, live: Live, finder: NameFinder, 
     Where no words came in, what the stores say of the person's words holds.
     """
     history = merged(truth.history, live.records)
-    done = replace(context, history=[engagement_of(pair) for pair in folded(history)], decisions=_decisions(history, at))
-    return done if texts_in(live) is None else _with_words(done, history, truth, live, finder)
-
-
-def _with_words(context: Context, history: Sequence[Record], truth: Truth, live: Live, finder: NameFinder) -> Context:
-    user_id = str(context.user_id)
-    vectors = vectors_of(truth, live.learned)
     labels = {**_labels(live.learned, truth.model), **truth.labels}
     named = {**truth.named, **_named(live.records, finder)}
+    done = replace(
+        context,
+        history=[engagement_of(pair) for pair in folded(history)],
+        decisions=_decisions(history, at),
+        came_in=[_came_in(record, labels, named) for record in live.records],
+    )
+    return done if texts_in(live) is None else _with_words(done, history, truth, live, labels, named)
+
+
+def _with_words(context: Context, history: Sequence[Record], truth: Truth, live: Live, labels: Labels, named: Named) -> Context:
+    user_id = str(context.user_id)
+    vectors = vectors_of(truth, live.learned)
     encoded = [record for record in history if "text_hash" not in record or record["text_hash"] in vectors]
     profile = conversations.profile_of(user_id, encoded, vectors, openings_of(truth, live.learned))
     return replace(
@@ -130,6 +139,11 @@ def context_beside(context: Context, live: Live, finder: NameFinder, *, at: date
             for campaign in {*context.decisions, *decided}
         },
     )
+
+
+def _came_in(record: Record, labels: Labels, named: Named) -> CameIn:
+    words = record.get("text_hash", "")
+    return CameIn(record, record.get("intent") or labels.get(words), named.get(words, ()))
 
 
 def _labels(learned: Learned, model: str | None) -> dict[str, str]:

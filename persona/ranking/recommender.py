@@ -78,8 +78,8 @@ class CustomerStore(Protocol):
 class LiveSource(Protocol):
     """What came in and is not in every store yet."""
 
-    def begin(self, user_id: str) -> "CountedIn":
-        """Begin to ask for what came in of this person."""
+    def begin(self, user_id: str) -> CountedIn:
+        """Begin to ask for what came in of this person; what is returned waits for it and counts it in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +287,7 @@ class Recommender:
         with_figures = [{**part, **_figures_behind(part, snapshot.model)} for part in evidence]
         nowhere: list[dict[str, Any]] = [{**part, "sources": []} for part in with_figures]
         unknown: list[dict[str, Any]] = []
+        trail = trail.beside(ranking.context.came_in)
         traced = degraded.unless(lambda: trail.traced(user_id, campaign_id, with_figures), nowhere)
         history = degraded.unless(lambda: trail.history(user_id, campaign_id), unknown)
         return Why(

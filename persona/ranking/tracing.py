@@ -1,12 +1,14 @@
 """From evidence back to where it came from: the person's own records, by message, drop, line and run. Never another person's."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from heapq import nlargest
+from operator import itemgetter
 from typing import Any, Protocol
 
 from persona.projections.engagements import EVENT_WEIGHTS
+from persona.ranking.context import CameIn
 from persona.schemas import Event
 from persona.stores.documents.ledger import Entry
 
@@ -40,6 +42,10 @@ class Trail:
 
     records: OwnRecords
     arrivals: Arrivals
+
+    def beside(self, came_in: Sequence[CameIn]) -> "Trail":
+        """With what came in of the person that is asked about: where it is not stored yet, it has no line and no run."""
+        return replace(self, records=_Beside(self.records, came_in)) if came_in else self
 
     def traced(self, user_id: str, campaign_id: str, evidence: Sequence[Document]) -> list[dict[str, Any]]:
         """The evidence for the campaign, each part with the `sources` that it rests on; none where it rests on nothing this person did."""
@@ -81,6 +87,47 @@ class Trail:
         return {key: _source(record, drops.get(record["drop"])) for key, record in by_id.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """One person's records that are stored, and those that came in; of what is both, the stored one."""
+
+    stored: OwnRecords
+    came_in: Sequence[CameIn]
+
+    def newest_messages(self, user_id: str, *, limit: int) -> list[dict[str, Any]]:
+        found = (each for each in self.came_in if "text_hash" in each.record)
+        return _newest(self.stored.newest_messages(user_id, limit=limit), found)[:limit]
+
+    def done_with(self, user_id: str, campaign_id: str) -> list[dict[str, Any]]:
+        found = (
+            each for each in self.came_in
+            if each.record.get("campaign_id") == campaign_id and each.record["event"] != Event.IMPRESSION
+        )  # fmt: skip
+        return _newest(self.stored.done_with(user_id, campaign_id), found)
+
+    def naming(self, user_id: str, campaign_id: str, *, limit: int) -> list[dict[str, Any]]:
+        found = (each for each in self.came_in if campaign_id in each.names)
+        return _newest(self.stored.naming(user_id, campaign_id, limit=limit), found)[:limit]
+
+    def expressing(self, user_id: str, intent: str, *, limit: int) -> list[dict[str, Any]]:
+        found = (each for each in self.came_in if each.intent == intent)
+        return _newest(self.stored.expressing(user_id, intent, limit=limit), found)[:limit]
+
+    def between(self, user_id: str, campaign_id: str, *, limit: int) -> list[dict[str, Any]]:
+        found = (each for each in self.came_in if _concerns(each.record, campaign_id))
+        return _newest(self.stored.between(user_id, campaign_id, limit=limit), found)[:limit]
+
+
+def _newest(stored: Iterable[Document], came_in: Iterable[CameIn]) -> list[dict[str, Any]]:
+    each = {record["_id"]: dict(record) for record in (*(found.record for found in came_in), *stored)}
+    return sorted(sorted(each.values(), key=itemgetter("_id")), key=itemgetter("timestamp"), reverse=True)
+
+
+def _concerns(record: Document, campaign_id: str) -> bool:
+    campaign = record.get("campaign_id")
+    return campaign == campaign_id or (campaign is None and record["event"] == Event.UNSUBSCRIBE)
+
+
 def _strength(record: Document) -> tuple[float, datetime]:
     return EVENT_WEIGHTS[Event(record["event"])], record["timestamp"]
 
@@ -89,7 +136,7 @@ def _source(record: Document, drop: Entry | None) -> dict[str, Any]:
     return {  # not the drop's name: people call files after people
         "message_id": record["_id"],
         "drop": record["drop"],
-        "line": record["line"],
+        "line": record.get("line"),
         "run_id": drop.run_id if drop else None,
         "at": record["timestamp"],
     }

@@ -190,11 +190,16 @@ class World:
 
     def newest_messages(self, user_id: str, *, limit: int) -> list[dict[str, Any]]:
         self._up("mongodb")
-        return [record for record in self.records_of[user_id] if "message" in record][:limit]
+        return newest_first(record for record in self.records_of[user_id] if "message" in record)[:limit]
 
     def between(self, user_id: str, campaign_id: str, *, limit: int) -> list[dict[str, Any]]:
         self._up("mongodb")
-        return [record for record in self.records_of[user_id] if record.get("campaign_id") == campaign_id][:limit]
+        records = newest_first(self.records_of[user_id])
+        return [
+            record
+            for record in records
+            if record.get("campaign_id", campaign_id if record["event"] == "unsubscribe" else None) == campaign_id
+        ][:limit]
 
     def get(self, entries: Sequence[str]) -> list[Entry]:
         self._up("mongodb")
@@ -227,7 +232,7 @@ class World:
 
 
 def newest_first(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    return sorted(records, key=itemgetter("timestamp"), reverse=True)
+    return sorted(sorted(records, key=itemgetter("_id")), key=itemgetter("timestamp"), reverse=True)
 
 
 def at_ms(record: dict[str, Any]) -> int:

@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from persona.errors import NotFound
+from persona.ranking.context import CameIn
 from persona.ranking.diversity import Diversity
 from persona.ranking.holdout import Holdout
 from persona.ranking.policy import Rule
 from persona.ranking.recommender import Query, Recommender, Rules
-from persona.ranking.tracing import LIMIT
+from persona.ranking.tracing import LIMIT, Trail
 from persona.schemas import Campaign, Customer
-from tests.ranking.invented import AT, World
+from tests.ranking.invented import AT, INTENTS, World
 
 
 def same_but_for_what_is_added(told: list[dict[str, Any]], offered: list[dict[str, Any]]) -> bool:
@@ -76,6 +77,44 @@ def test_nobody_elses_id_or_words_are_told_and_sources_are_true(world: World) ->
                 if isinstance(said := part.get("messages"), int):
                     assert [source["message_id"] for source in part["sources"]][:1] == [part["message_id"]]
                     assert len(part["sources"]) == min(said, LIMIT)
+
+
+@settings(max_examples=60, deadline=None)
+@given(world=worlds, data=st.data())
+def test_what_came_in_is_told_beside_what_is_stored(world: World, data: st.DataObject) -> None:
+    person, campaign = data.draw(st.sampled_from(world.people)), data.draw(st.sampled_from(sorted(world.campaigns)))
+    records = world.records_of[person]
+    evidence = [
+        {"channel": "mentions"},
+        {"channel": "content"},
+        {"channel": "related", "because": campaign},
+        *({"channel": "intents", "intent": intent} for intent in INTENTS),
+    ]
+    trail = Trail(world, world)
+    whole = [trail.traced(person, campaign, evidence), trail.history(person, campaign)]
+    came_in = data.draw(st.lists(st.sampled_from(records), unique_by=lambda each: str(each["_id"]))) if records else []
+    lost = {record["_id"] for record in came_in if data.draw(st.booleans())}
+    world.records_of[person] = [record for record in records if record["_id"] not in lost]
+    fresh = [
+        CameIn(
+            {**{key: value for key, value in record.items() if key != "line"}, "drop": "inbox"},
+            record.get("intent"),
+            record.get("names", ()),
+        )
+        for record in came_in
+    ]
+    beside = trail.beside(fresh)
+    told = [beside.traced(person, campaign, evidence), beside.history(person, campaign)]
+
+    def as_told(source: dict[str, Any]) -> dict[str, Any]:
+        unknown = {"drop": "inbox", "line": None, "run_id": None} if source.get("message_id") in lost else {}
+        return {**source, **unknown}
+
+    traced, passed = whole
+    assert told == [
+        [{**part, "sources": [as_told(source) for source in part["sources"]]} for part in traced],
+        [as_told(source) for source in passed],
+    ]
 
 
 # -- one world by hand ----------------------------------------------------------------------------------------------------

@@ -44,7 +44,10 @@ def test_what_was_accepted_is_on_disk_and_counts_for_the_next_answer(client: Tes
     [arrival] = inbox.arrivals_in(tmp_path / "inbox")
     assert arrival.sha256 == document["drop"]
     assert "c_2" not in offered(client) and "c_2" in offered(client, "u_2")
-    assert client.get("/recommendations/u_1/why?campaign_id=c_2").json()["rule"] == "already_converted"
+    why = client.get("/recommendations/u_1/why?campaign_id=c_2").json()
+    assert why["rule"] == "already_converted"
+    converted = why["history"][0]
+    assert [converted[part] for part in ("event", "drop", "line", "run_id")] == ["conversion", document["drop"], None, None]
 
 
 @pytest.mark.parametrize("event", ["dismiss", "unsubscribe"])
