@@ -194,7 +194,7 @@ class Guard(Generic[T]):
         assert self._opened is not None
         context, _ = self._opened
         self._opened, left, leaving = None, self._slots, _Slots(self.name, 1)
-        self._slots = _Slots(self.name, 2 * THREADS)
+        self._slots = _Slots(self.name, SLOTS)
         closed = leaving.submit(lambda: context.__exit__(None, None, None))
         left.close()
         leaving.close()
