@@ -31,7 +31,7 @@ CALM_SECONDS = 1.0
 """Before each fault and at the end: what the same load takes without one, on this machine, busy as it is."""
 ANSWERED, P99_SECONDS, RECOVERED_SECONDS, TRUTH_SECONDS = 0.999, 0.25, 10.0, 2.0
 ADDED_SECONDS = 0.2
-"""What a fault may add to the p99 where the machine is too busy for `P99_SECONDS`: the wait for one store, then for another in suspicion."""
+"""What a fault may add where the machine is too busy for `P99_SECONDS`: the wait for a store, then for the same one in suspicion."""
 SERVERS: tuple[StoreName, ...] = ("redis", "milvus", "mongodb", "neo4j")
 """The warehouse is a file, and no answer reads it."""
 USERS = [f"u_{number:03}" for number in range(1, 51)]

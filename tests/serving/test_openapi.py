@@ -26,7 +26,7 @@ EXAMPLES = 15
 FREED = "/users/{user_id}/export"
 """Where somebody who was erased is gone; every other route answers strangers too."""
 TAKEN_IN = ("/conversations", "/events")
-"""Where a body that fits the schema may hold no record that is valid: of times, ids and texts the intake demands more than a schema says."""
+"""Where a body that fits the schema may hold no valid record: of times, ids and texts the intake demands more than a schema says."""
 CONFIG = f"""
 [[operations]]
 exclude-path = "{FREED}"
