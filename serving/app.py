@@ -14,6 +14,7 @@ from serving import traces
 from serving.auth import Keys
 from serving.bodies import Bodies
 from serving.logs import log_json
+from serving.memory import keep_what_there_is
 from serving.middleware import REQUEST_ID, Requests
 from serving.problems import Problem, answer_with_problems
 from serving.routes import audiences, health, ingestion, intents, metrics, people, recommendations
@@ -82,7 +83,9 @@ def application() -> FastAPI:
     settings = Settings()
     log_json(settings.log_level)
     stop_with_parent()
-    return create_app(settings)
+    app = create_app(settings)
+    keep_what_there_is()
+    return app
 
 
 def _described(app: FastAPI, *, keys: bool) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from persona.stores.documents.embeddings import text_hash
 from persona.stores.live import Learned, LearnedOpening, LearnedText
 from serving.guard import Guard
 from serving.intents import Intents
+from serving.memory import keep_what_there_is
 from serving.overlay import Overlay
 
 log = structlog.get_logger(__name__)
@@ -106,7 +107,9 @@ class Learner:
         except PersonaError as error:
             log.warning("words count when the pipeline has run", reason=error.message)
             return None
-        self._loaded.set()
+        if not self._loaded.is_set():
+            keep_what_there_is()
+            self._loaded.set()
         return fingerprint
 
     def _work(self) -> None:

@@ -14,6 +14,7 @@ from persona.stores.vectors import VectorStore
 from persona.stores.warehouse import Warehouse
 
 NOBODY = ""
+FIRST = "v1"
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class StoreOpeners:
 
     documents: Callable[[], AbstractContextManager[Documents]]
     vectors: Callable[[], AbstractContextManager[VectorStore]]
+    """On no collections in particular, see `VectorStore.at`: which are in use MongoDB says, and Milvus comes back without it."""
     graph: Callable[[], AbstractContextManager[Graph]]
     warehouse: Callable[[], AbstractContextManager[Warehouse]]
     cache: Callable[[], AbstractContextManager[Cache]]
@@ -34,9 +36,7 @@ def openers(settings: Settings) -> StoreOpeners:
 
     @contextmanager
     def vectors() -> Iterator[VectorStore]:
-        with documents_of(settings) as truth:
-            version = truth.embeddings.collections_in_use()
-        with vectors_of(settings, version=version) as store:
+        with vectors_of(settings, version=FIRST) as store:
             store.ping()
             yield store
 

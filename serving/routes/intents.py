@@ -5,6 +5,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from serving.problems import problems
+from serving.routes.queries import Whole
 from serving.routes.texts import Texts
 from serving.scopes import REFUSALS, needs
 from serving.services import ServicesDep
@@ -40,7 +41,7 @@ class IntentsQuestion(BaseModel):
     model_config = ConfigDict(strict=True)  # `true` is no number
 
     texts: Texts
-    k: int = Field(default=5, ge=1, le=1_000, description="How many intents, likeliest first.")
+    k: Whole = Field(default=5, ge=1, le=1_000, description="How many intents, likeliest first.")
 
 
 @router.post(

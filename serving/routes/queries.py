@@ -1,12 +1,20 @@
 """What may be asked for beside an id: the parameters of a query, as every route that takes them understands them."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AliasChoices, BaseModel, Field, StringConstraints
+from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, StringConstraints
 
 from persona.ranking import recommender
 from persona.schemas import Id
 from serving.answers import Wanted
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+"""An integer as JSON has it, where 7.0 is one and `true` and "7" are none if the model is strict."""
 
 
 class Circumstances(BaseModel):
@@ -23,7 +31,7 @@ class Circumstances(BaseModel):
 class RecommendationQuery(Circumstances):
     """How many, and of which kind."""
 
-    k: int = Field(
+    k: Whole = Field(
         default=5,
         ge=1,
         le=1000,

@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
+from pydantic import ConfigDict
 
 from persona.ranking import recommender
 from persona.schemas import Answer, Why
@@ -74,6 +75,8 @@ WHY_EXAMPLE = {
 class TextsQuestion(RecommendationQuery):
     """What someone says, and what is wanted for it."""
 
+    model_config = ConfigDict(strict=True)  # `true` is no number
+
     texts: Texts
 
 
@@ -108,7 +111,7 @@ router.include_router(cached)
             "description": "As for a person of whom nothing but these texts is known; `user_id` is null.",
             "content": {"application/json": {"example": {**EXAMPLE, "user_id": None}}},
         },
-        **problems(400, 422, 503),
+        **problems(400, 413, 415, 422, 503),
     },
 )
 async def recommendations_for_texts(question: TextsQuestion, services: ServicesDep) -> Response:

@@ -27,7 +27,11 @@ pytestmark = pytest.mark.slow
 RATE = 20
 """Questions a second: what is left of two cores while a server starts on them answers as many."""
 FAULT_SECONDS = 3.0
+CALM_SECONDS = 1.0
+"""Before each fault and at the end: what the same load takes without one, on this machine, busy as it is."""
 ANSWERED, P99_SECONDS, RECOVERED_SECONDS, TRUTH_SECONDS = 0.999, 0.25, 10.0, 2.0
+ADDED_SECONDS = 0.2
+"""What a fault may add where the machine is too busy for `P99_SECONDS`: the wait for a store, then for the same one in suspicion."""
 SERVERS: tuple[StoreName, ...] = ("redis", "milvus", "mongodb", "neo4j")
 """The warehouse is a file, and no answer reads it."""
 USERS = [f"u_{number:03}" for number in range(1, 51)]
@@ -63,6 +67,12 @@ class Load:
 
     def during(self, fault: "Fault") -> list[Outcome]:
         return [outcome for outcome in self.outcomes if fault.began <= outcome.at < fault.whole]
+
+    def without(self, faults: Sequence["Fault"]) -> list[Outcome]:
+        def met_one(outcome: Outcome) -> bool:
+            return any(outcome.at < fault.whole and outcome.at + outcome.took > fault.began for fault in faults)
+
+        return [outcome for outcome in self.outcomes if not met_one(outcome)]
 
     async def _ask_all(self) -> None:
         questions = questions_of(self._service.document())
@@ -119,12 +129,7 @@ class Fault:
     whole: float
 
     def row(self, outcomes: Sequence[Outcome]) -> str:
-        failed = sum(not is_good(outcome) for outcome in outcomes)
-        slowest = max(outcome.took for outcome in outcomes)
-        return (
-            f"{self.what:<18}{len(outcomes):>6}{failed:>9}{1000 * p99(outcomes):>9.0f} ms{1000 * slowest:>9.0f} ms"
-            f"{self.whole - self.over:>9.1f} s"
-        )
+        return f"{row(self.what, outcomes)}{self.whole - self.over:>9.1f} s"
 
 
 @pytest.fixture(scope="module")
@@ -139,26 +144,29 @@ def service(stack_settings: Settings, tmp_path_factory: pytest.TempPathFactory) 
 def test_people_are_answered_while_every_store_hangs_and_dies_and_comes_back(service: Service, stack_settings: Settings) -> None:
     load, faults = Load(service), list[Fault]()
     with load.running():
-        time.sleep(FAULT_SECONDS)
         for name in SERVERS:
             faults.append(drilled(f"{name} hangs", [name], hung(stack_settings, name), service))
             faults.append(drilled(f"{name} dies", [name], killed(stack_settings, [name]), service))
         faults.append(drilled("all die", SERVERS, killed(stack_settings, SERVERS), service))
+        time.sleep(CALM_SECONDS)
+    calm = load.without(faults)
+    limit = max(P99_SECONDS, p99(calm) + ADDED_SECONDS)
     head = f"{'':<18}{'asked':>6}{'not 2xx':>9}{'p99':>12}{'slowest':>12}{'recovered':>11}"
-    table = "\n".join([head, *(fault.row(load.during(fault)) for fault in faults)])
+    table = "\n".join([head, row("no fault", calm), *(fault.row(load.during(fault)) for fault in faults)])
     print(table)
     failed = [outcome.status for outcome in load.outcomes if not is_good(outcome)]
     assert len(failed) <= (1 - ANSWERED) * len(load.outcomes), f"{failed}\n{table}"
     for fault in faults:
         outcomes = load.during(fault)
         assert any(set(fault.stores) <= set(outcome.degraded) for outcome in outcomes), f"nobody was told that {fault.what}"
-        assert p99(outcomes) < P99_SECONDS, table
+        assert p99(outcomes) < limit, table
         assert fault.whole - fault.over < RECOVERED_SECONDS, table
     assert service.process.poll() is None, "the service was restarted"
 
 
 def drilled(what: str, stores: Collection[StoreName], fault: AbstractContextManager[None], service: Service) -> Fault:
     """Have it happen, and wait until it is forgotten; what the service says of itself meanwhile is the truth."""
+    time.sleep(CALM_SECONDS)
     with service.client() as http:
         began = time.monotonic()
         with fault:
@@ -220,6 +228,12 @@ def killed(stack: Settings, names: Collection[StoreName]) -> Iterator[None]:
         yield
     finally:
         os.kill(supervisor, signal.SIGCONT)
+
+
+def row(what: str, outcomes: Sequence[Outcome]) -> str:
+    failed = sum(not is_good(outcome) for outcome in outcomes)
+    slowest = max(outcome.took for outcome in outcomes)
+    return f"{what:<18}{len(outcomes):>6}{failed:>9}{1000 * p99(outcomes):>9.0f} ms{1000 * slowest:>9.0f} ms"
 
 
 def is_good(outcome: Outcome) -> bool:

@@ -73,7 +73,8 @@ def settings(stack_settings: Settings) -> Iterator[Settings]:
         documents.embeddings.put(texts, DIRECTIONS[: len(texts)], model="test")
         documents.records.insert([record(user, number) for number, user in enumerate(USERS)])
         documents.generations.publish("g_test", MODEL.model_dump())
-        with opened.vectors() as vectors, opened.graph() as graph, opened.cache() as cache:
+        with opened.vectors() as server, opened.graph() as graph, opened.cache() as cache:
+            vectors = server.at(version)
             graph.clear()
             cache.clear()
             vectors.prepare(DIMENSION)
