@@ -398,6 +398,14 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def impatience(patience: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service's own deadlines, twice over for a busy machine."""
+    monkeypatch.setattr("serving.guard.DEADLINE_SECONDS", 0.3)
+    monkeypatch.setattr("serving.guard.SUSPICION_SECONDS", 0.1)
+    monkeypatch.setattr("serving.answers.ANSWER_SECONDS", 0.45)
+
+
+@pytest.fixture
 def fakes() -> Iterator[Fakes]:
     """The stores, all well; whatever hangs is let go at the end."""
     stores = Fakes()

@@ -12,13 +12,7 @@ from serving.app import create_app
 from serving.guard import FAILURES_TO_OPEN
 from tests.serving.conftest import SETTINGS, Fakes, FakeStore, eventually
 
-
-@pytest.fixture(autouse=True)
-def impatience(patience: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The service's own deadlines, twice over for a busy machine."""
-    monkeypatch.setattr("serving.guard.DEADLINE_SECONDS", 0.3)
-    monkeypatch.setattr("serving.guard.SUSPICION_SECONDS", 0.1)
-    monkeypatch.setattr("serving.answers.ANSWER_SECONDS", 0.45)
+pytestmark = pytest.mark.usefixtures("impatience")
 
 
 def sources(answer: dict[str, Any]) -> set[str]:
