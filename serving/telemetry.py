@@ -181,7 +181,7 @@ def _registry() -> CollectorRegistry:
     for file in Path(shared).glob("gauge_live*.db"):
         pid = int(file.stem.rpartition("_")[2])
         if not psutil.pid_exists(pid):
-            mark_process_dead(pid, shared)
+            mark_process_dead(pid, shared)  # type: ignore[no-untyped-call]
     registry = CollectorRegistry()
-    MultiProcessCollector(registry, shared)
+    MultiProcessCollector(registry, shared)  # type: ignore[no-untyped-call]
     return registry

@@ -7,11 +7,11 @@ error text enters them, so nobody's id or words do.
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import Token
 from dataclasses import dataclass
 from typing import Any
 
 from opentelemetry import context, trace
-from opentelemetry.context import Token
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
