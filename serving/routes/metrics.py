@@ -1,9 +1,8 @@
 """What Prometheus reads. What is counted is in `serving.telemetry`."""
 
 import asyncio
-from typing import Annotated
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Request, Response
 
 from serving import telemetry
 from serving.routes.health import health_of
@@ -25,9 +24,9 @@ EXAMPLE = 'persona_answers_total{source="cache"} 4711.0\n'
         }
     },
 )
-async def metrics(services: ServicesDep, accept: Annotated[str, Header()] = "") -> Response:
+async def metrics(services: ServicesDep, request: Request) -> Response:
     """Of all workers. Asks every store whether it is there, as `/health` does, so that nothing is told that is no longer true."""
     health = await health_of(services)
     telemetry.look({name: store.status == "ok" for name, store in health.stores.items()}, age_seconds=health.data_age_s)
-    body, content_type = await asyncio.to_thread(telemetry.written, accept)
+    body, content_type = await asyncio.to_thread(telemetry.written, request.headers.get("accept", ""))
     return Response(body, headers={"content-type": content_type})

@@ -68,9 +68,9 @@ def attributes(span: Span) -> dict[str, Any]:
 def test_a_request_is_a_span_in_the_callers_trace_and_each_question_to_a_store_one_in_it(
     fakes: Fakes, receiver: Receiver
 ) -> None:
-    fakes.neo4j.fault = ValueError("about secret-person")
     settings = SETTINGS.model_copy(update={"otlp_endpoint": receiver.url})
     with TestClient(create_app(settings, stores=fakes.openers())) as client:
+        fakes.neo4j.fault = ValueError("about secret-person")
         headers = {"traceparent": f"00-{TRACE}-{CALLER}-01", "X-Request-ID": "mine-1"}
         client.get("/recommendations/secret-person?channel=secret-channel", headers=headers)
         client.get("/recommendations/-?user_id=secret-person&k=0")
