@@ -1,6 +1,6 @@
 """Traces through OpenTelemetry: a span for each request and, in it, one for each question to a store. What is timed is `telemetry`'s.
 
-What makes and sends spans is not imported unless an OTLP endpoint is set. Spans name routes, stores and outcomes; no path, query or
+What sends spans is not imported unless an OTLP endpoint is set. Spans name routes, stores and outcomes; no path, query or
 error text enters them, so nobody's id or words do.
 """
 

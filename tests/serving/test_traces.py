@@ -66,8 +66,10 @@ def attributes(span: Span) -> dict[str, Any]:
 
 
 def test_a_request_is_a_span_in_the_callers_trace_and_each_question_to_a_store_one_in_it(
-    fakes: Fakes, receiver: Receiver
+    fakes: Fakes, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("FASTAPI_OTEL_AUTO_CONFIGURE", "true")  # the framework's own, which would tell addresses and bodies
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
     settings = SETTINGS.model_copy(update={"otlp_endpoint": receiver.url})
     with TestClient(create_app(settings, stores=fakes.openers())) as client:
         fakes.neo4j.fault = ValueError("about secret-person")
