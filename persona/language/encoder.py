@@ -28,6 +28,8 @@ TOKENS_PER_BATCH = 1024
 """Padded tokens in one forward pass: what fits the processor's caches is fastest, whatever the texts' lengths."""
 TEXTS_AT_ONCE = 8192
 """Texts that are sorted by length together; bounds the memory that their tokens take."""
+FEW_CHARACTERS = 2_000
+"""So little is encoded by one core: threads that wait for each other after every layer spin, and starve whoever answers requests."""
 PROBE = "Is there anything on offer for me?"
 
 
@@ -118,8 +120,16 @@ class _SentenceTransformerEncoder:
 
     def _forward(self, texts: list[str]) -> Vectors:
         with self._lock:
+            _use_cores(texts)
             found: Vectors = self._model.encode(texts, batch_size=len(texts), show_progress_bar=False)
         return found.astype(np.float32, copy=False)
+
+
+def _use_cores(texts: Sequence[str]) -> None:
+    """Let this thread's next forward pass run on every core, or on one where the texts are few."""
+    import torch
+
+    torch.set_num_threads(1 if sum(map(len, texts)) <= FEW_CHARACTERS else os.cpu_count() or 1)
 
 
 def _load(name_or_path: str, *, bf16: bool) -> "SentenceTransformer":
@@ -130,7 +140,6 @@ def _load(name_or_path: str, *, bf16: bool) -> "SentenceTransformer":
         raise InvalidInput(
             "EMBEDDING_PRECISION is bf16, but this processor has neither AVX512-BF16 nor AMX-BF16", hint="Use fp32."
         )
-    torch.set_num_threads(os.cpu_count() or 1)
     try:
         return SentenceTransformer(name_or_path, device="cpu", model_kwargs={"dtype": torch.bfloat16 if bf16 else torch.float32})
     except (OSError, ValueError) as error:

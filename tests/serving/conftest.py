@@ -128,7 +128,7 @@ class FakeLive:
     def put(self, records: Sequence[Mapping[str, Any]], *, drop: str) -> None:
         self.cache.evict([record["user_id"] for record in records])
         for record in records:
-            self.records.setdefault(record["user_id"], {})[record["_id"]] = record
+            self.records.setdefault(record["user_id"], {})[record["_id"]] = {**record, "drop": drop}
 
     def of(self, user_id: str) -> Live:
         self.cache.answer()
