@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -178,7 +179,7 @@ def drilled(what: str, stores: Collection[StoreName], fault: AbstractContextMana
             assert http.get("/readyz").status_code == 200
             time.sleep(FAULT_SECONDS / 2)
         for name in stores:
-            eventually(lambda name=name: answers(service.settings, name), seconds=60, what=f"the return of {name}")
+            eventually(partial(answers, service.settings, name), seconds=60, what=f"the return of {name}")
         over = time.monotonic()
         eventually(lambda: is_whole(http), seconds=60, what=f"a whole answer after {what}")
         return Fault(what, stores, began, over, time.monotonic())
@@ -192,13 +193,13 @@ def is_whole(http: httpx.Client) -> bool:
 def answers(settings: Settings, name: StoreName) -> bool:
     """Whether the store itself does, whatever the service thinks of it; it raises where not."""
     impatient = settings.model_copy(update={"store_timeout_seconds": 1.0})
-    store: AbstractContextManager[Any] = {
+    openers: dict[str, Callable[[], AbstractContextManager[Any]]] = {
         "mongodb": lambda: opening.documents_of(impatient),
         "milvus": lambda: opening.vectors_of(impatient, version="v1"),
         "neo4j": lambda: opening.graph_of(impatient),
         "redis": lambda: opening.cache_of(impatient),
-    }[name]()
-    with store as opened:
+    }
+    with openers[name]() as opened:
         opened.ping()
     return True
 

@@ -8,6 +8,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from http.client import HTTPResponse
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,12 +22,13 @@ from tests.serving.service import DEADLINE, Service, service_in
 DATA = Path(os.environ.get("PERSONA_TEST_DATA", "../shared/data")).resolve()
 STRINGS, SUITE = DATA / "blns" / "blns.json", DATA / "jsontestsuite" / "test_parsing.zip"
 
-EXAMPLES = 15
+EXAMPLES = 10
 """That schemathesis makes for each operation, beside the document's own and the edges of every field."""
 FREED = "/users/{user_id}/export"
 """Where somebody who was erased is gone; every other route answers strangers too."""
 TAKEN_IN = ("/conversations", "/events")
-"""Where a body that fits the schema may hold no valid record: of times, ids and texts the intake demands more than a schema says."""
+"""Where a body that fits the schema may hold no valid record (422: of times, ids and texts the intake demands more than a schema says),
+or come with the `Idempotency-Key` of another (409)."""
 CONFIG = f"""
 [[operations]]
 exclude-path = "{FREED}"
@@ -35,7 +37,7 @@ checks.use_after_free.enabled = false
     f"""
 [[operations]]
 include-path = "{path}"
-checks.positive_data_acceptance.expected-statuses = ["2xx", 422]
+checks.positive_data_acceptance.expected-statuses = ["2xx", 409, 422]
 """
     for path in TAKEN_IN
 )
@@ -72,10 +74,12 @@ def test_schemathesis_finds_no_failure_with_all_its_checks(service: Service, tmp
 def test_no_naughty_string_makes_a_route_fail(service: Service) -> None:
     strings: list[str] = json.loads(STRINGS.read_text())
     with service.client() as http:
-        for route, example in posted(service.document()).items():
+        routes = posted(service.document())
+        for route, string in zip(cycle(routes), strings):  # parsed alike by all: JSONTestSuite goes to each
+            is_answered_or_refused(http, route, string.encode())
+        for route, example in routes.items():
             for string in strings:
-                for body in (string, json.dumps(string), json.dumps(with_string(example, string))):
-                    is_answered_or_refused(http, route, body.encode())
+                is_answered_or_refused(http, route, json.dumps(with_string(example, string)).encode())
     assert "Traceback" not in service.log
 
 
