@@ -17,10 +17,10 @@ from persona.evaluation.replay import Log, Query, Replay, queries_in
 from persona.evaluation.report import Figures, Judged, Report
 from persona.evaluation.splits import Window, rolling_windows
 from persona.projections.histories import NONE
-from persona.ranking.channels import Candidate
+from persona.ranking.channels import Candidates
 from persona.ranking.days import Days
 from persona.ranking.decay import choose_half_life
-from persona.ranking.fusion import fused_order
+from persona.ranking.fusion import fuse
 from persona.ranking.model import PRIOR_WEIGHTS, Judgement, RankingModel, fit
 from persona.ranking.tuning import Tuned, TuningQuery
 
@@ -85,13 +85,14 @@ class Asking:
 
     def by_channels(self, recipes: Mapping[str, RankingModel]) -> dict[str, list[list[str]]]:
         """Each recipe's rankings, query by query: its weights and half-life, its figures fitted on what was known by then."""
-        by_half_life = {recipe.half_life_days: self.fitted(recipe) for recipe in recipes.values()}
         rankings: dict[str, list[list[str]]] = {name: [] for name in recipes}
-        for query in self.queries:
-            proposals = {days: self.replay.proposals(query, model) for days, model in by_half_life.items()}
-            for name, recipe in recipes.items():
-                order = fused_order(proposals[recipe.half_life_days], recipe.weights)
-                rankings[name].append(order[: metrics.DEPTH + len(query.taken)])
+        for model in {recipe.half_life_days: self.fitted(recipe) for recipe in recipes.values()}.values():
+            for query in self.queries:
+                proposals = self.replay.proposals(query, model)
+                for name, recipe in recipes.items():
+                    if recipe.half_life_days == model.half_life_days:
+                        ranked = fuse(proposals, recipe.weights, self.log.number_of)
+                        rankings[name].append(ranked.campaigns[: metrics.DEPTH + len(query.taken)])
         return rankings
 
     def by_baseline(self, baseline: Baseline) -> list[list[str]]:
@@ -162,8 +163,8 @@ def tuning_queries(asking: Asking, recipe: RankingModel) -> Iterator[TuningQuery
     model = asking.fitted(asking.as_of_then(recipe))
     for query in asking.queries:
         proposals = {
-            channel: [Candidate(found.campaign_id, found.score, NO_EVIDENCE) for found in candidates]
-            for channel, candidates in asking.replay.proposals(query, model).items()
+            channel: Candidates(found.campaigns, found.scores, lambda place: NO_EVIDENCE)
+            for channel, found in asking.replay.proposals(query, model).items()
         }
         yield TuningQuery(proposals, query.relevant, query.taken)
 

@@ -6,7 +6,7 @@ What is read from where, and what is made of the answers, is decided elsewhere.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
+from itertools import groupby, islice
 from operator import attrgetter
 from typing import Any
 
@@ -84,6 +84,11 @@ class Log(Histories):
             if text in self.vectors:
                 found[number] = self.vectors[text]
         return found
+
+    @cached_property
+    def number_of(self) -> Mapping[str, int]:
+        """The places of all campaigns, of the catalogue and of the records, in the order of their ids."""
+        return {campaign: number for number, campaign in enumerate(sorted({*self.catalogue, *self.campaigns.all}))}
 
     @cached_property
     def relevant(self) -> NDArray[np.bool_]:
@@ -300,10 +305,9 @@ class Replay:
             if foreseen
             else nearest_of(self._talk_vectors, vector[None], [self._talks_of(exclude_user)], limit=limit)[0]
         )
-        return [
-            SimilarConversation(similarity, int(self._talks.ended_ms[talk]), self._outcomes_of(talk))
-            for talk, similarity in found
-        ]
+        talks = np.array([talk for talk, _ in found], np.int64)
+        similarities = [similarity for _, similarity in found]
+        return list(map(SimilarConversation, similarities, self._talks.ended_ms[talks].tolist(), self._outcomes_of(talks)))
 
     @property
     def told(self) -> Told:
@@ -381,12 +385,14 @@ class Replay:
     def _outcomes(self) -> tuple[Ints, Ints, Floats]:
         return self._ties.outcomes()
 
-    def _outcomes_of(self, talk: int) -> dict[str, float]:
-        talks, campaigns, strengths = self._outcomes
-        theirs = slice(*np.searchsorted(talks, [talk, talk + 1]))
-        names = self._log.campaigns.all
-        led_to = zip(campaigns[theirs].tolist(), strengths[theirs].tolist(), strict=True)
-        return {names[campaign]: strength for campaign, strength in led_to}
+    def _outcomes_of(self, talks: Ints) -> Iterator[dict[str, float]]:
+        """What each of these led to."""
+        of_talks, campaigns, strengths = self._outcomes
+        begins, ends = np.searchsorted(of_talks, [talks, talks + 1])
+        theirs = ranges(begins, ends - begins)
+        names = map(self._log.campaigns.all.__getitem__, campaigns[theirs].tolist())
+        led_to = zip(names, strengths[theirs].tolist(), strict=True)
+        return (dict(islice(led_to, count)) for count in (ends - begins).tolist())
 
     @cached_property
     def _words(self) -> CampaignWords:

@@ -1,6 +1,5 @@
 """From several channels' candidates to one ranking. Pure."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
@@ -117,18 +116,6 @@ def fuse(proposals: Mapping[str, Candidates], weights: Mapping[str, float], numb
     rounded = _rounded(total[numbers])
     order = np.argsort(-rounded, kind="stable")  # ties stay by campaign id
     return Ranked(list(number_of), numbers[order].tolist(), rounded[order].tolist(), shares)
-
-
-def fused_order(proposals: Mapping[str, Candidates], weights: Mapping[str, float]) -> list[str]:
-    """The campaign ids as `fuse` ranks them, all that are proposed: for who ranks for thousands and shows nobody why."""
-    total: dict[str, float] = defaultdict(float)
-    for channel, weight, best in _counting(proposals, weights):
-        candidates = proposals[channel]
-        for campaign, score in zip(candidates.campaigns, (weight * (candidates.scores / best)).tolist(), strict=True):
-            total[campaign] += score
-    campaigns = sorted(total)
-    rounded = _rounded(np.array([total[campaign] for campaign in campaigns], np.float64))
-    return [campaigns[place] for place in np.argsort(-rounded, kind="stable").tolist()]
 
 
 def _counting(proposals: Mapping[str, Candidates], weights: Mapping[str, float]) -> Iterator[tuple[str, float, float]]:

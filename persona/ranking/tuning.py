@@ -5,11 +5,13 @@ Which questions there are, and what the channels proposed for them, is decided b
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 
-from persona.ranking.channels import Candidate
+from persona.ranking.channels import NONE, Candidates
 from persona.ranking.fusion import DIGITS
+from persona.ranking.knowledge import NOWHERE
 
 ENOUGH_QUERIES = 50
 """With fewer the prior is kept: what would be learned is noise."""
@@ -32,7 +34,7 @@ Mixtures = np.ndarray[tuple[int, int], np.dtype[np.float64]]
 class TuningQuery:
     """What every channel proposed to somebody at a moment, and what they wanted then."""
 
-    proposals: Mapping[str, Sequence[Candidate]]
+    proposals: Mapping[str, Candidates]
     relevant: frozenset[str]
     """What the person took afterwards."""
     taken: frozenset[str]
@@ -63,7 +65,7 @@ def tune(queries: Sequence[TuningQuery], *, prior: Mapping[str, float], seed: in
     prior comes back. Queries of one person are to stand together, so that the halves share few people.
     """
     asked = [query for query in queries if query.relevant - query.taken]
-    proposing = {channel for query in asked for channel, candidates in query.proposals.items() if candidates}
+    proposing = {channel for query in asked for channel, found in query.proposals.items() if len(found)}
     channels = sorted(channel for channel, weight in prior.items() if weight > 0 and channel in proposing)
     unchanged = Tuned(dict(prior), 0, 0.0)
     if len(asked) < ENOUGH_QUERIES or len(channels) < 2:
@@ -93,15 +95,15 @@ class _Table:
 
     @classmethod
     def of(cls, query: TuningQuery, channels: Sequence[str]) -> "_Table":
-        proposed = {candidate.campaign_id for channel in channels for candidate in query.proposals.get(channel, ())}
+        proposals = [query.proposals.get(channel, NONE) for channel in channels]
+        proposed = set[str]().union(*(found.campaigns for found in proposals))
         column = {campaign: index for index, campaign in enumerate(sorted(proposed - query.taken))}
         scores = np.zeros((len(channels), len(column)))
-        for row, channel in enumerate(channels):
-            candidates = query.proposals.get(channel, ())
-            best = max((candidate.score for candidate in candidates), default=0.0)
-            for candidate in candidates if best > 0 else ():
-                if candidate.campaign_id in column:
-                    scores[row, column[candidate.campaign_id]] = candidate.score / best
+        for row, found in zip(scores, proposals, strict=True):
+            best = found.scores.max(initial=0.0)
+            columns = np.fromiter(map(column.get, found.campaigns, repeat(NOWHERE)), np.intp, len(found))
+            left = (columns != NOWHERE) & (best > 0)
+            row[columns[left]] = found.scores[left] / best
         wanted = query.relevant - query.taken
         return cls(scores, np.array([column[campaign] for campaign in sorted(wanted & set(column))], dtype=np.intp), len(wanted))
 

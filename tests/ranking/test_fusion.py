@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from persona.ranking.channels import Candidates
-from persona.ranking.fusion import Ranked, fused_order
+from persona.ranking.fusion import Ranked
 from persona.ranking.fusion import fuse as fuse_among
 
 CHANNELS = ("similar_users", "content", "engagement", "intents", "similar_conversations", "another")
@@ -115,9 +115,3 @@ def test_what_has_no_number_is_not_ranked_and_still_may_be_the_best_of_its_chann
     one = ranked.of("a")
     assert one == ranked[1] and one.parts[0].score == 0.5
     assert ranked.of("gone") is None
-
-
-@given(PROPOSALS, WEIGHTS)
-def test_the_order_alone_is_the_same_order(proposals: dict[str, dict[str, float]], weights: dict[str, float]) -> None:
-    proposed = {name: candidates(scores) for name, scores in proposals.items()}
-    assert fused_order(proposed, weights) == [item.campaign_id for item in fuse(proposed, weights)]

@@ -9,12 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from persona.ranking.channels import Candidate, Candidates
-from persona.ranking.fusion import fused_order
+from persona.ranking.channels import Candidates
+from persona.ranking.fusion import fuse
 from persona.ranking.tuning import ENOUGH_QUERIES, Tuned, TuningQuery, tune
 
 PRIOR = {"knows": 0.2, "guesses": 0.6, "silent": 0.15, "barred": 0.0, "unused": 0.05}
 CAMPAIGNS = [f"c_{number:02}" for number in range(40)]
+NUMBERS = {campaign: number for number, campaign in enumerate(CAMPAIGNS)}
+
+
+def candidates(scores: Mapping[str, float]) -> Candidates:
+    return Candidates(list(scores), np.array(list(scores.values()), np.float64), lambda place: {})
 
 
 def asked(count: int, *, seed: int = 1, taken: bool = False) -> list[TuningQuery]:
@@ -24,12 +29,16 @@ def asked(count: int, *, seed: int = 1, taken: bool = False) -> list[TuningQuery
     for _ in range(count):
         relevant = rng.sample(CAMPAIGNS, 2)
         sees = set(relevant) if rng.random() < 0.7 else set()
-        knows = [Candidate(campaign, 5 * (campaign in sees) + rng.random(), {}) for campaign in CAMPAIGNS]
-        guesses = [Candidate(campaign, 100 * rng.random(), {}) for campaign in rng.sample(CAMPAIGNS, 20)]
+        knows = candidates({campaign: 5 * (campaign in sees) + rng.random() for campaign in CAMPAIGNS})
+        guesses = candidates({campaign: 100 * rng.random() for campaign in rng.sample(CAMPAIGNS, 20)})
         before = frozenset(rng.sample(sorted(set(CAMPAIGNS) - set(relevant)), 3)) if taken else frozenset()
-        proposals: Mapping[str, Sequence[Candidate]] = {"knows": knows, "guesses": guesses, "silent": [], "barred": knows}
+        proposals = {"knows": knows, "guesses": guesses, "silent": candidates({}), "barred": knows}
         queries.append(TuningQuery(proposals, frozenset(relevant), before))
     return queries
+
+
+def turned_round(found: Candidates) -> Candidates:
+    return candidates(dict(zip(reversed(found.campaigns), found.scores[::-1].tolist(), strict=True)))
 
 
 def noise(seed: int, count: int) -> list[TuningQuery]:
@@ -37,7 +46,7 @@ def noise(seed: int, count: int) -> list[TuningQuery]:
     rng = random.Random(seed)
     return [
         TuningQuery(
-            {name: [Candidate(campaign, rng.random() + 0.01, {}) for campaign in rng.sample(CAMPAIGNS, 9)] for name in PRIOR},
+            {name: candidates({campaign: rng.random() + 0.01 for campaign in rng.sample(CAMPAIGNS, 9)}) for name in PRIOR},
             frozenset(rng.sample(CAMPAIGNS, 3)),
             frozenset(rng.sample(CAMPAIGNS, 2)),
         )
@@ -47,11 +56,7 @@ def noise(seed: int, count: int) -> list[TuningQuery]:
 
 def quality(query: TuningQuery, weights: Mapping[str, float]) -> float:
     """The objective, from the ranking that serving would make."""
-    proposals = {
-        channel: Candidates([found.campaign_id for found in each], np.array([found.score for found in each]), lambda place: {})
-        for channel, each in query.proposals.items()
-    }
-    ranked = [campaign for campaign in fused_order(proposals, weights) if campaign not in query.taken]
+    ranked = [campaign for campaign in fuse(query.proposals, weights, NUMBERS).campaigns if campaign not in query.taken]
     wanted = query.relevant - query.taken
 
     def ndcg(k: int) -> float:
@@ -119,7 +124,7 @@ def test_with_nothing_to_choose_between_the_prior_stays() -> None:
 def test_the_same_seed_gives_the_same_weights_whatever_order_candidates_come_in() -> None:
     queries = asked(60)
     turned = [
-        TuningQuery({name: found[::-1] for name, found in reversed(list(query.proposals.items()))}, query.relevant, query.taken)
+        TuningQuery({name: turned_round(found) for name, found in reversed(query.proposals.items())}, query.relevant, query.taken)
         for query in queries
     ]
     assert tune(queries, prior=PRIOR, seed=5) == tune(queries, prior=PRIOR, seed=5) == tune(turned, prior=PRIOR, seed=5)
