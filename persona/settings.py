@@ -69,6 +69,7 @@ class Settings(BaseSettings):
     dagster_port: int = Field(default=3000)
     api_keys: SecretStr = Field(default=SecretStr(""))
     rate_limit: str | None = Field(default=None)
+    deadline_seconds: float = Field(default=0.15, gt=0)
     max_body_bytes: int = Field(default=10 << 20, ge=1)
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(default=())
 

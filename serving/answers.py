@@ -19,7 +19,7 @@ from persona.schemas import Answer
 from persona.stores.cache import Cache, Counted, Found, Question, epoch_of
 from serving import telemetry
 from serving.flights import Flights
-from serving.guard import DEADLINE_SECONDS, THREADS, Guard, one_deadline
+from serving.guard import THREADS, Guard, one_deadline
 from serving.limits import Admission
 from serving.lookups import Lookups
 from serving.snapshots import Current, Snapshots
@@ -27,11 +27,9 @@ from serving.snapshots import Current, Snapshots
 P = ParamSpec("P")
 R = TypeVar("R")
 JSON = orjson.OPT_UTC_Z | orjson.OPT_SERIALIZE_NUMPY
-ANSWER_SECONDS = 1.5 * DEADLINE_SECONDS
-"""For all the stores together: one that hangs is waited for once, and leaves the others time."""
+ALL_STORES = 1.5
+"""So many times the deadline of one is that of all the stores together: one that hangs is waited for once, and leaves the others time."""
 WITHOUT_EVIDENCE = {"recommendations": {"__all__": {"evidence"}}}
-OTHERS_SECONDS = DEADLINE_SECONDS
-"""How long an answer is waited for that another process computes."""
 LOOK_AGAIN_SECONDS = 0.01
 
 
@@ -138,7 +136,7 @@ class Answers:
     async def _look_again(self, user_id: str, wanted: Wanted) -> tuple[Current, Found]:
         """What is known of an answer that another process computes, as soon as there is one, or it is our turn, or time is up."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + OTHERS_SECONDS
+        until = loop.time() + self._cache.deadline
         while True:
             await asyncio.sleep(LOOK_AGAIN_SECONDS)
             current, found = await self._look_up(user_id, wanted)
@@ -188,7 +186,7 @@ class Answers:
 
     def _compute(self, user_id: str, query: Query, current: Current) -> tuple[Answer, datetime | None]:
         """The answer, and when it ends to hold with nothing new come in: a campaign starts or ends, or a cap lets one go."""
-        with one_deadline(ANSWER_SECONDS):
+        with one_deadline(ALL_STORES * self._cache.deadline):
             ranking = self._recommender.ranking_for(user_id, query, current.snapshot, Degraded())
         ends = current.next_change(ranking.request.at), ranking.next_release()
         return ranking.answer(query.k), min((end for end in ends if end is not None), default=None)

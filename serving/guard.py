@@ -30,9 +30,8 @@ from serving import telemetry
 
 log = structlog.get_logger(__name__)
 
-DEADLINE_SECONDS = 0.15
-SUSPICION_SECONDS = 0.05
-"""The deadline after a failure, until the store answers again: one person's questions follow each other, and their waits add up."""
+SUSPICION = 1 / 3
+"""Of the deadline, after a failure and until the store answers again: one person's questions follow each other, and their waits add up."""
 PING_SECONDS = 1.0
 CONNECT_SECONDS = 30.0
 HEALTH_SECONDS = 1.5
@@ -76,8 +75,10 @@ class Guard(Generic[T]):
     `call` and `ask` raise `StoreUnavailable`, whatever went wrong: a store that refuses costs what one that is down costs.
     """
 
-    def __init__(self, name: StoreName, open_store: Callable[[], AbstractContextManager[T]]) -> None:
+    def __init__(self, name: StoreName, open_store: Callable[[], AbstractContextManager[T]], *, deadline: float) -> None:
         self.name = name
+        self.deadline = deadline
+        """How long an answer waits for this store, seconds."""
         self._open = open_store
         self._opened: tuple[AbstractContextManager[T], T] | None = None
         self._why = "not connected yet"
@@ -213,7 +214,7 @@ class Guard(Generic[T]):
 
     @property
     def _deadline(self) -> float:
-        return SUSPICION_SECONDS if self._suspected else DEADLINE_SECONDS
+        return SUSPICION * self.deadline if self._suspected else self.deadline
 
     def _begin(self, verb: Callable[[T], R], *, ends: bool = True) -> "Future[R]":
         """Have the store asked; where it `ends`, no longer than the breaker is closed."""

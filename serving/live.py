@@ -11,7 +11,7 @@ from persona.ranking.recommender import CountedIn, Degraded, Query, Snapshot
 from persona.ranking.truth import Truth, truth_of
 from persona.stores.documents import Documents
 from persona.stores.live import Live
-from serving.guard import DEADLINE_SECONDS, Guard
+from serving.guard import Guard
 from serving.learning import Learner
 from serving.overlay import CameIn, Overlay
 
@@ -56,4 +56,6 @@ class LiveAnswers:
     def _truth(self, user_id: str, live: Live) -> Truth:
         texts = texts_in(live)
         # one person's long history is no reason to refuse others: with patience the breaker stays closed
-        return self._documents.call(lambda documents: truth_of(documents, user_id, texts=texts), patience=DEADLINE_SECONDS)
+        return self._documents.call(
+            lambda documents: truth_of(documents, user_id, texts=texts), patience=self._documents.deadline
+        )

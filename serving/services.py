@@ -54,11 +54,12 @@ class Services:
 @asynccontextmanager
 async def open_services(settings: Settings, openers: StoreOpeners) -> AsyncIterator[Services]:
     """Open the stores, load the first snapshot, hand the services out, close. A store that is down is waited for later."""
-    documents = Guard("mongodb", openers.documents)
-    vectors = Guard("milvus", openers.vectors)
-    graph = Guard("neo4j", openers.graph)
-    warehouse = Guard("warehouse", openers.warehouse)
-    cache = Guard("redis", openers.cache)
+    deadline = settings.deadline_seconds
+    documents = Guard("mongodb", openers.documents, deadline=deadline)
+    vectors = Guard("milvus", openers.vectors, deadline=deadline)
+    graph = Guard("neo4j", openers.graph, deadline=deadline)
+    warehouse = Guard("warehouse", openers.warehouse, deadline=deadline)
+    cache = Guard("redis", openers.cache, deadline=deadline)
     guards = (documents, vectors, graph, warehouse, cache)
     snapshots = Snapshots(documents, patience=settings.store_timeout_seconds)
     profiles = vectors.part(lambda store: store.at(snapshots.current.collections) if snapshots.current else store)
@@ -89,7 +90,7 @@ async def open_services(settings: Settings, openers: StoreOpeners) -> AsyncItera
     lookups = Lookups(cache, openers.cache_reader)
     answers = Answers(recommender, trail, cache, lookups, snapshots, ttl_seconds=settings.redis_ttl_seconds)
     ingestion = Ingestion(documents, live, settings.inbox)
-    texts = TextAnswers(recommender, intents, snapshots)
+    texts = TextAnswers(recommender, intents, snapshots, deadline=deadline)
     keepers = [asyncio.create_task(keeper.keep()) for keeper in (*guards, snapshots, overlay)]
     try:
         with suppress(TimeoutError):

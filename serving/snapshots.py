@@ -13,7 +13,7 @@ from persona.errors import StoreUnavailable
 from persona.ranking.recommender import Snapshot, load_snapshot
 from persona.stores.documents import Documents
 from serving import telemetry
-from serving.guard import DEADLINE_SECONDS, Guard
+from serving.guard import Guard
 
 log = structlog.get_logger(__name__)
 
@@ -101,7 +101,7 @@ class Snapshots:
         async with self._one_at_a_time:
             if epoch is not None and epoch == self._seen:
                 return
-            patience = DEADLINE_SECONDS if epoch is None else CATCH_UP_SECONDS
+            patience = self._documents.deadline if epoch is None else CATCH_UP_SECONDS
             if self.current is None or await self._documents.ask(partial(_moved, self.current), deadline=patience):
                 # A large catalog takes longer than one question may.
                 before, started = self.current.snapshot if self.current else None, time.perf_counter()

@@ -8,7 +8,7 @@ import orjson
 from persona.errors import StoreUnavailable
 from persona.ranking.recommender import Query, Recommender, Snapshot
 from persona.schemas import Answer
-from serving.answers import ANSWER_SECONDS, JSON, WITHOUT_EVIDENCE
+from serving.answers import ALL_STORES, JSON, WITHOUT_EVIDENCE
 from serving.guard import one_deadline
 from serving.intents import UNREAD, Intents, Read
 from serving.snapshots import Snapshots
@@ -17,10 +17,11 @@ from serving.snapshots import Snapshots
 class TextAnswers:
     """Answers for texts, as the bytes that leave."""
 
-    def __init__(self, recommender: Recommender, intents: Intents, snapshots: Snapshots) -> None:
+    def __init__(self, recommender: Recommender, intents: Intents, snapshots: Snapshots, *, deadline: float) -> None:
         self._recommender = recommender
         self._intents = intents
         self._snapshots = snapshots
+        self._deadline = deadline
 
     async def for_texts(self, texts: Sequence[str], query: Query, *, explain: bool) -> bytes:
         """What to offer whoever says these texts, as JSON; where nobody knows how to read them, what they name still counts.
@@ -40,5 +41,5 @@ class TextAnswers:
         return orjson.dumps(answer.model_dump(exclude=None if explain else WITHOUT_EVIDENCE), option=JSON)
 
     def _answer(self, texts: Sequence[str], read: Read, query: Query, snapshot: Snapshot) -> Answer:
-        with one_deadline(ANSWER_SECONDS):
+        with one_deadline(ALL_STORES * self._deadline):
             return self._recommender.for_texts(texts, read.vector, read.intents, query, snapshot)

@@ -24,7 +24,8 @@ async def warm(settings: Settings, users: Sequence[str], *, done: Callable[[int]
 
     It can be repeated: what is kept stays as it is. Raises `StoreUnavailable` without Redis, or without what answers are made of.
     """
-    async with open_services(settings, openers(settings)) as services:
+    patient = settings.model_copy(update={"deadline_seconds": settings.store_timeout_seconds})  # nobody waits for these answers
+    async with open_services(patient, openers(patient)) as services:
         *_, cache = services.guards
         await cache.ask(lambda store: store.ping())
         if services.snapshots.current is None:

@@ -37,7 +37,7 @@ from persona.stores.live import Live
 from serving.app import create_app
 from serving.stores import StoreOpeners
 
-SETTINGS = Settings(_env_file=None)
+SETTINGS = Settings(_env_file=None, deadline_seconds=5)
 NEWEST = datetime(2026, 1, 1, tzinfo=UTC)
 NEWEST_MS = round(NEWEST.timestamp() * 1000)
 MODEL = fit(
@@ -389,22 +389,6 @@ def plain_logs() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-@pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is tested is the answer, however busy the machine is; tests of deadlines set their own."""
-    monkeypatch.setattr("serving.guard.DEADLINE_SECONDS", 5.0)
-    monkeypatch.setattr("serving.guard.SUSPICION_SECONDS", 5.0)
-    monkeypatch.setattr("serving.answers.ANSWER_SECONDS", 10.0)
-
-
-@pytest.fixture
-def impatience(patience: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The service's own deadlines, twice over for a busy machine."""
-    monkeypatch.setattr("serving.guard.DEADLINE_SECONDS", 0.3)
-    monkeypatch.setattr("serving.guard.SUSPICION_SECONDS", 0.1)
-    monkeypatch.setattr("serving.answers.ANSWER_SECONDS", 0.45)
-
-
 @pytest.fixture
 def fakes() -> Iterator[Fakes]:
     """The stores, all well; whatever hangs is let go at the end."""
@@ -415,9 +399,15 @@ def fakes() -> Iterator[Fakes]:
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def deadline() -> float:
+    """What is tested is the answer, however busy the machine is; tests of deadlines have their own."""
+    return SETTINGS.deadline_seconds
+
+
+@pytest.fixture
+def settings(tmp_path: Path, deadline: float) -> Settings:
     """Those of a service in a home of its own, where it may write."""
-    return SETTINGS.model_copy(update={"home": tmp_path})
+    return SETTINGS.model_copy(update={"home": tmp_path, "deadline_seconds": deadline})
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from tests.worlds import HashingEncoder, clear, eventually, generated
 
 KEY = secrets.token_urlsafe(24)
 SCOPES = "read+ingest+admin"
-DEADLINE = "TESTS_DEADLINE"
+DEADLINE = "PERSONA_DEADLINE_SECONDS"
 """The variable with the seconds that each store gets, where a test is not about them."""
 
 
@@ -104,11 +104,8 @@ def _log(persona: Command) -> Path:
 def main() -> None:
     """Serve until told to stop."""
     lazy.LazyEncoder = lambda settings: HashingEncoder(settings.embedding_model)  # type: ignore[assignment, misc]
-    from serving import guard  # after the encoder is replaced
-    from serving.run import serve
+    from serving.run import serve  # after the encoder is replaced
 
-    if seconds := os.environ.get(DEADLINE):
-        guard.DEADLINE_SECONDS = guard.SUSPICION_SECONDS = float(seconds)
     serve(Settings(_env_file=None))
 
 

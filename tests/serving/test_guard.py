@@ -16,10 +16,9 @@ LONG = 60.0
 
 
 @pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+def patient(guard: Guard[FakeStore]) -> None:
     """A store alone may take a minute, also after a failure."""
-    for name in ("DEADLINE_SECONDS", "SUSPICION_SECONDS"):
-        monkeypatch.setattr(f"serving.guard.{name}", LONG)
+    guard.deadline = LONG
 
 
 @pytest.fixture
@@ -32,7 +31,7 @@ def store() -> Iterator[FakeStore]:
 @pytest.fixture
 def guard(store: FakeStore) -> Guard[FakeStore]:
     """Of a store that was reached; nobody asks whether it is back."""
-    guard = Guard("milvus", store.opened)
+    guard = Guard("milvus", store.opened, deadline=0.15)
 
     async def until_reached() -> None:
         keeper = asyncio.create_task(guard.keep())
@@ -57,7 +56,7 @@ def test_what_is_begun_together_runs_together(guard: Guard[FakeStore], patient: 
 
 
 def test_a_store_that_is_not_there_is_known_when_its_answer_is_wanted(store: FakeStore) -> None:
-    wait = Guard("milvus", store.opened).begin(FakeStore.answer)
+    wait = Guard("milvus", store.opened, deadline=0.15).begin(FakeStore.answer)
     with pytest.raises(StoreUnavailable, match="not connected yet"):
         wait()
     assert store.asked == 0
@@ -74,10 +73,8 @@ def test_all_that_is_begun_ends_with_one_deadline(guard: Guard[FakeStore], store
     guard.call(FakeStore.answer)
 
 
-def test_one_deadline_gives_no_store_more_than_its_own(
-    guard: Guard[FakeStore], store: FakeStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("serving.guard.DEADLINE_SECONDS", 0.01)
+def test_one_deadline_gives_no_store_more_than_its_own(guard: Guard[FakeStore], store: FakeStore) -> None:
+    guard.deadline = 0.01
     store.thawed.clear()
     with one_deadline(LONG):
         assert seconds_waited(guard.begin(FakeStore.answer)) == 0.01
@@ -95,14 +92,11 @@ def test_what_had_too_little_time_left_says_nothing_of_the_store(
     guard.call(FakeStore.answer)
 
 
-def test_who_had_the_time_and_no_answer_opens_the_breaker_for_those_who_wait(
-    guard: Guard[FakeStore], store: FakeStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("serving.guard.DEADLINE_SECONDS", LONG)
+def test_who_had_the_time_and_no_answer_opens_the_breaker_for_those_who_wait(guard: Guard[FakeStore], store: FakeStore) -> None:
+    guard.deadline = LONG
     store.thawed.clear()
     waiting = guard.begin(FakeStore.answer)
-    for name in ("DEADLINE_SECONDS", "SUSPICION_SECONDS"):
-        monkeypatch.setattr(f"serving.guard.{name}", 0.01)
+    guard.deadline = 0.01
     for _ in range(FAILURES_TO_OPEN):
         seconds_waited(guard.begin(FakeStore.answer))
     with pytest.raises(StoreUnavailable):

@@ -52,7 +52,7 @@ def test_without_a_rate_nothing_is_counted(fakes: Fakes, settings: Settings) -> 
 
 
 def test_windows_go_by_the_clock() -> None:
-    limits = Limits("2/minute", Guard("redis", FakeCache().opened), clock=lambda: 130.0)
+    limits = Limits("2/minute", Guard("redis", FakeCache().opened, deadline=1), clock=lambda: 130.0)
     assert limits.seconds == 60
     assert limits.bucket(SHOP, 119.9) == limits.bucket(SHOP, 60) != limits.bucket(SHOP, 120)
     assert limits.bucket(SHOP, 60) != limits.bucket(TEAM, 60)
@@ -60,6 +60,6 @@ def test_windows_go_by_the_clock() -> None:
     with pytest.raises(TooManyRequests) as refused:
         limits.judge(SHOP, 3)
     assert refused.value.retry_after == 50
-    nothing = Limits(None, Guard("redis", FakeCache().opened))
+    nothing = Limits(None, Guard("redis", FakeCache().opened, deadline=1))
     assert nothing.bucket(SHOP, 0) is None
     nothing.judge(SHOP, 10**9)

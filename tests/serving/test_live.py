@@ -20,7 +20,7 @@ from persona.intake.drops import take_in_all
 from persona.ranking.model import fit
 from persona.schemas import DayBucket
 from persona.settings import Settings
-from serving import guard, live, services
+from serving import services
 from serving.app import create_app
 from tests.pipeline.conftest import CAMPAIGNS, ENCODER, START, World, history
 from tests.pipeline.conftest import new_world as new_world
@@ -68,10 +68,11 @@ def world(new_world: Callable[[], World]) -> Iterator[World]:
 def workers(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[TestClient]]:
     """Two services over the same stores."""
     monkeypatch.setattr(services, "LazyEncoder", lambda settings: ENCODER)
-    monkeypatch.setattr(guard, "DEADLINE_SECONDS", 10)  # whole answers are compared, however busy the machine is
-    monkeypatch.setattr(live, "DEADLINE_SECONDS", 10)
+    patient = addressed(world).model_copy(
+        update={"deadline_seconds": 10}
+    )  # whole answers are compared, however busy the machine is
     with ExitStack() as stack:
-        running = [stack.enter_context(TestClient(create_app(addressed(world)))) for _ in range(2)]
+        running = [stack.enter_context(TestClient(create_app(patient))) for _ in range(2)]
         for client in running:
             eventually(lambda client=client: client.get("/health").json()["status"] == "ok", within=60)  # type: ignore[misc]
         yield running
