@@ -207,8 +207,7 @@ def test_who_asks_after_an_eviction_does_not_join_what_was_begun_before_it(clien
     assert client.get("/recommendations/u_1").json() == {**late, "retrieval_source": "cache"}
 
 
-def test_what_another_process_computes_is_waited_for(client: TestClient, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.answers.OTHERS_SECONDS", 60)
+def test_what_another_process_computes_is_waited_for(client: TestClient, fakes: Fakes) -> None:
     ours = client.get("/recommendations/u_1").json()
     [(key, payload)] = fakes.redis.kept.items()
     computed = counted(fakes)

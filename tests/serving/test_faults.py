@@ -8,6 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from persona.errors import StoreRefused
+from persona.settings import Settings
 from serving.app import create_app
 from serving.guard import FAILURES_TO_OPEN
 from tests.serving.conftest import SETTINGS, Fakes, FakeStore, eventually
