@@ -17,6 +17,8 @@ from persona.local.processes import free_port
 from persona.settings import Settings
 
 START_SECONDS = 300
+CALM = 0.1
+"""Of a core: what a service takes that nobody asks anything."""
 PERSONA_SERVE = ("persona_cli.main", "serve")
 
 
@@ -59,7 +61,9 @@ def service(settings: Settings, *, command: Sequence[str] = PERSONA_SERVE, **env
         try:
             url = f"http://127.0.0.1:{port}"
             _await_ready(process, url)
-            yield Service(url, process)
+            running = Service(url, process)
+            _await_calm(running)
+            yield running
         finally:
             process.terminate()
             process.wait(START_SECONDS)
@@ -73,3 +77,15 @@ def _await_ready(process: subprocess.Popen[bytes], url: str) -> None:
                 return
         time.sleep(0.1)
     raise SystemExit("the service did not become ready: see the last benchmark-*.log in the home's logs")
+
+
+def _await_calm(running: Service) -> None:
+    """Until it has loaded what it loads in the background, the language model above all."""
+    deadline, before = time.monotonic() + START_SECONDS, running.cpu_seconds
+    while time.monotonic() < deadline:
+        time.sleep(1)
+        now = running.cpu_seconds
+        if now - before < CALM:
+            return
+        before = now
+    raise SystemExit("the service did not come to rest: see the last benchmark-*.log in the home's logs")
