@@ -122,7 +122,7 @@ class Answers:
         found = await self._lookups.look_up(question)
         if admission is not None:
             try:
-                admission.judge(found.count)
+                admission.judge(found.counted)
             except TooManyRequests:
                 await self._pass_turn(question, found)
                 raise

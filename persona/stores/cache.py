@@ -108,8 +108,8 @@ class Found:
     """The person's, opaque: hand it to `Cache.write` with the answer computed after this was found."""
     turn: bool
     """Whether there is none and it is the asker's to compute it. If not, someone else has been at it, for `COMPUTING_SECONDS` at most."""
-    count: int
-    """Of the bucket, with this question; 0 where nothing is counted."""
+    counted: int
+    """How many the bucket holds with this question; 0 where nothing is counted."""
 
 
 class Cache:

@@ -1,5 +1,6 @@
 """The service over real servers: whole answers, and servers that are stopped, continued and killed while people ask."""
 
+import asyncio
 import json
 import os
 import random
@@ -39,6 +40,7 @@ from persona_cli.pipeline import open_pipeline
 from serving import stores
 from serving.app import create_app
 from serving.guard import FAILURES_TO_OPEN
+from serving.warming import warm
 from tests.serving.conftest import eventually
 from tests.worlds import whole_answer
 
@@ -198,6 +200,20 @@ def test_without_a_cache_answers_say_so(settings: Settings) -> None:
         answer = client.get("/recommendations/u_1").json()
         assert (answer["degraded"], answer["retrieval_source"]) == (["redis"], "computed")
         assert client.get("/health").json()["status"] == "degraded"
+
+
+def test_warmed_answers_are_served_from_the_cache_and_warming_again_changes_nothing(
+    client: TestClient, settings: Settings
+) -> None:
+    with stores.openers(settings).documents() as documents, stores.openers(settings).cache() as cache:
+        cache.clear()
+        active = documents.records.newest_users(100)
+        assert sorted(active) == USERS
+        told = list[int]()
+        for outcome in ("computed", "kept"):
+            assert asyncio.run(warm(settings, active, done=told.append)) == {outcome: len(USERS)}
+        assert told == [*range(1, len(USERS) + 1)] * 2
+        assert {client.get(f"/recommendations/{user}").json()["retrieval_source"] for user in USERS} == {"cache"}
 
 
 def test_what_is_published_while_it_runs_is_served(client: TestClient, settings: Settings) -> None:

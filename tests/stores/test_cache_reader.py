@@ -115,7 +115,7 @@ def test_what_a_question_counts_is_counted_with_it_and_forgotten_in_time(url: st
     async def ask(reader: CacheReader) -> list[Found]:
         return [*await reader.read(questions), *await reader.read(questions[:1])]
 
-    assert [found.count for found in asked(url, ask)] == [1, 0, 2, 3]
+    assert [found.counted for found in asked(url, ask)] == [1, 0, 2, 3]
     with redis.Redis.from_url(stack_settings.addresses.redis) as client:
         [key] = client.scan_iter(f"*{bucket.bucket}*")
         assert 0 < client.ttl(key) <= 100

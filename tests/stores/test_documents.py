@@ -420,6 +420,15 @@ def test_users_come_in_order_each_once(documents: Documents) -> None:
     assert documents.records.known_among(["a", "nobody", "zz"]) == {"a", "zz"}
 
 
+def test_users_come_by_their_newest_record_each_once(documents: Documents) -> None:
+    hours = {"a": (5, 1), "b": (4, 9), "c": (7,)}
+    documents.records.insert(
+        [record(f"m{user}{at}", user_id=user, hours=at, line=at) for user, times in hours.items() for at in times]
+    )
+    assert documents.records.newest_users(100) == ["b", "c", "a"]
+    assert documents.records.newest_users(2) == ["b", "c"]
+
+
 def test_what_was_applied_since_a_token(documents: Documents) -> None:
     ledger = documents.ledger
     for number, key in enumerate("abc"):
