@@ -13,7 +13,7 @@ from tests.crash import crash, table
 from tests.platforms import Platform, platform_in
 from tests.worlds import NEWEST, content, differences, eventually, ledger
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # whole platforms, started over and over
 
 MESSAGES = 150
 

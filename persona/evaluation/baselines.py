@@ -88,8 +88,10 @@ class Popularity:
 
     def fit(self, past: Past) -> Scorer:
         """The same for everyone."""
+        if self.half_life_days is None:
+            return lambda asked: past.popularity
         ages = np.maximum(past.now_ms - past.at_ms, 0) / MS_PER_DAY
-        weights = np.ones(len(ages)) if self.half_life_days is None else 0.5 ** (ages / self.half_life_days)
+        weights = 0.5 ** (ages / self.half_life_days)
         counts: Floats = np.bincount(past.campaign, weights=weights, minlength=past.campaigns).astype(np.float64)
         return lambda asked: counts
 

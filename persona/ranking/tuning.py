@@ -109,8 +109,9 @@ class _Table:
 
     def quality(self, mixtures: Mixtures) -> Weights:
         """The objective on this query for each mixture, shape (mixtures,)."""
-        fused, nowhere = np.round(mixtures @ self.scores, DIGITS), np.full((len(mixtures), 1), np.inf)
-        places = np.stack([_places(fused, int(column)) for column in self.relevant], axis=1) if len(self.relevant) else nowhere
+        fused = np.round(mixtures @ self.scores, DIGITS)
+        nowhere = np.full(len(mixtures), np.inf)
+        places = np.stack([_places(fused, int(column)) for column in self.relevant] or [nowhere], axis=1)
         gains = 1 / np.log2(places + 1)
         recall = np.sum(places <= SHORT, axis=1) / min(SHORT, self.wanted)
         parts = [np.sum(gains * (places <= cut), axis=1) / _ideal(min(cut, self.wanted)) for cut in (TOP, LONG)]

@@ -78,7 +78,7 @@ class Command:
     def process(self, *arguments: str, **environment: str) -> Answer:
         """Run the command as people do."""
         with self.start(*arguments, **environment) as process:
-            out, err = process.communicate(timeout=180)
+            out, err = process.communicate(timeout=400)
         return Answer(process.returncode, out, err)
 
     @contextmanager
