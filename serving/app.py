@@ -13,6 +13,7 @@ from persona.settings import Settings
 from serving import traces
 from serving.auth import Keys
 from serving.bodies import Bodies
+from serving.cores import stay_on_one
 from serving.logs import log_json
 from serving.memory import keep_what_there_is
 from serving.middleware import REQUEST_ID, Requests
@@ -83,6 +84,7 @@ def application() -> FastAPI:
     settings = Settings()
     log_json(settings.log_level)
     stop_with_parent()
+    stay_on_one()
     app = create_app(settings)
     keep_what_there_is()
     return app

@@ -20,6 +20,7 @@ from persona.schemas import Vector
 from persona.stores.documents import Documents
 from persona.stores.documents.embeddings import text_hash
 from persona.stores.live import Learned, LearnedOpening, LearnedText
+from serving.cores import run_on_any
 from serving.guard import Guard
 from serving.intents import Intents
 from serving.memory import keep_what_there_is
@@ -59,7 +60,7 @@ class Learner:
         self._threshold = threshold
         self._patience = patience
         self._loop = asyncio.get_running_loop()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="learner")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="learner", initializer=run_on_any)
         self._lock = threading.Lock()
         self._waiting: dict[str, Future[None]] = {}
         self._under_way: dict[str, Future[None]] = {}

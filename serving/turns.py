@@ -8,6 +8,7 @@ from contextvars import copy_context
 from typing import TypeVar
 
 from persona.errors import Busy
+from serving.cores import run_on_any
 
 R = TypeVar("R")
 IN_LINE = 4
@@ -18,7 +19,7 @@ class Turns:
     """A line of callers. Nobody else waits for them: not those who want an answer in milliseconds, nor other lines."""
 
     def __init__(self, name: str) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name, initializer=run_on_any)
         self._free = threading.Semaphore(IN_LINE)
 
     async def take(self, work: Callable[[], R]) -> R:
