@@ -245,7 +245,6 @@ class SimilarConversation(NamedTuple):
     """A conversation near the query, with what it led to. Never shown: another person's."""
 
     similarity: float
-    ended_at_ms: int
     outcomes: Mapping[str, float]
 
 

@@ -31,7 +31,7 @@ def open_answering(settings: Settings) -> Iterator[Answering]:
         vectors_of(settings, version=documents.embeddings.collections_in_use()) as vectors,
         graph_of(settings) as graph,
     ):
-        recommender = Recommender(vectors, graph, documents.records, documents.catalog, Rules.of(settings))
+        recommender = Recommender(vectors, graph, documents, Rules.of(settings))
         people = People(recommender, vectors, graph, documents.embeddings, documents.records)
         trail = Trail(documents.records, documents.ledger)
         yield Answering(documents, recommender, load_snapshot(documents), trail, people)

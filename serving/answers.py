@@ -52,6 +52,7 @@ class Answers:
     def __init__(
         self,
         recommender: Recommender,
+        of_nothing_new: Recommender,
         trail: Trail,
         cache: Guard[Cache],
         lookups: Lookups,
@@ -59,7 +60,9 @@ class Answers:
         *,
         ttl_seconds: float,
     ) -> None:
+        """`of_nothing_new` answers for somebody of whom nothing came in that not every store has: it need not ask for it."""
         self._recommender = recommender
+        self._of_nothing_new = of_nothing_new
         self._trail = trail
         self._cache = cache
         self._lookups = lookups
@@ -167,7 +170,7 @@ class Answers:
         if found.answer is not None:
             telemetry.answered("cache")
             return found.answer
-        answer, until = await self._computed(user_id, wanted, current)
+        answer, until = await self._computed(user_id, wanted, current, live=found.live)
         question = self._question(user_id, wanted, current)
         if answer.degraded:
             await self._pass_turn(question, found)
@@ -176,18 +179,21 @@ class Answers:
         telemetry.answered("computed", answer.degraded)
         return _json(answer, "computed", wanted)
 
-    async def _computed(self, user_id: str, wanted: Wanted, current: Current) -> tuple[Answer, datetime | None]:
-        return await self._in_thread(self._compute, user_id, wanted.query, current)
+    async def _computed(
+        self, user_id: str, wanted: Wanted, current: Current, *, live: bool = True
+    ) -> tuple[Answer, datetime | None]:
+        recommender = self._recommender if live else self._of_nothing_new
+        return await self._in_thread(self._compute, recommender, user_id, wanted.query, current)
 
     async def _in_thread(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """What `work` returns, from a thread that knows which request it works for."""
         asked = partial(copy_context().run, work, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._threads, asked)
 
-    def _compute(self, user_id: str, query: Query, current: Current) -> tuple[Answer, datetime | None]:
+    def _compute(self, recommender: Recommender, user_id: str, query: Query, current: Current) -> tuple[Answer, datetime | None]:
         """The answer, and when it ends to hold with nothing new come in: a campaign starts or ends, or a cap lets one go."""
         with one_deadline(ALL_STORES * self._cache.deadline):
-            ranking = self._recommender.ranking_for(user_id, query, current.snapshot, Degraded())
+            ranking = recommender.ranking_for(user_id, query, current.snapshot, Degraded())
         ends = current.next_change(ranking.request.at), ranking.next_release()
         return ranking.answer(query.k), min((end for end in ends if end is not None), default=None)
 

@@ -22,10 +22,12 @@ ENCODING_SECONDS = 0.1
 class LiveAnswers:
     """What the recommender asks for what the stores do not have yet."""
 
-    def __init__(self, documents: Guard[Documents], overlay: Overlay, learner: Learner) -> None:
+    def __init__(self, documents: Guard[Documents], overlay: Overlay, learner: Learner, *, shared: bool = True) -> None:
+        """Without `shared`, of what this process alone has: for somebody of whom the others are known to have nothing."""
         self._documents = documents
         self._overlay = overlay
         self._learner = learner
+        self._ask = overlay.begin if shared else overlay.held
 
     async def put(self, records: Sequence[Mapping[str, Any]], *, drop: str) -> None:
         """Let these records of a drop that is safe count from now on."""
@@ -34,7 +36,7 @@ class LiveAnswers:
 
     def begin(self, user_id: str) -> CountedIn:
         """Begin to ask what came in of this person; decay counts from then, if it is the newest of all."""
-        return partial(self._counted_in, self._overlay.begin(user_id))
+        return partial(self._counted_in, self._ask(user_id))
 
     def _counted_in(
         self, came_in: CameIn, context: Context, query: Query, snapshot: Snapshot, degraded: Degraded

@@ -62,6 +62,10 @@ class Overlay:
         shared = self._cache.begin(lambda cache: cache.live.of(user_id))
         return lambda degraded: self._held.beside(user_id, degraded.unless(shared, Live()))
 
+    def held(self, user_id: str) -> CameIn:
+        """What this process alone has, as it came in while Redis was down."""
+        return lambda degraded: self._held.beside(user_id, Live())
+
     def of(self, user_id: str, degraded: Degraded) -> Live:
         """What came in of this person."""
         return self.begin(user_id)(degraded)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -73,8 +73,7 @@ async def open_services(settings: Settings, openers: StoreOpeners) -> AsyncItera
     recommender = Recommender(
         vectors=profiles,
         graph=engagements,
-        records=records,
-        customers=documents.part(lambda store: store.catalog),
+        truth=documents.part(lambda store: store),
         rules=Rules.of(settings),
         live=live,
     )
@@ -88,7 +87,8 @@ async def open_services(settings: Settings, openers: StoreOpeners) -> AsyncItera
     )
     audiences = Turns("audiences")
     lookups = Lookups(cache, openers.cache_reader)
-    answers = Answers(recommender, trail, cache, lookups, snapshots, ttl_seconds=settings.redis_ttl_seconds)
+    of_nothing_new = replace(recommender, live=LiveAnswers(documents, overlay, learner, shared=False))
+    answers = Answers(recommender, of_nothing_new, trail, cache, lookups, snapshots, ttl_seconds=settings.redis_ttl_seconds)
     ingestion = Ingestion(documents, live, settings.inbox)
     texts = TextAnswers(recommender, intents, snapshots, deadline=deadline)
     keepers = [asyncio.create_task(keeper.keep()) for keeper in (*guards, snapshots, overlay)]

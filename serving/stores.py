@@ -37,7 +37,8 @@ def openers(settings: Settings) -> StoreOpeners:
     @contextmanager
     def vectors() -> Iterator[VectorStore]:
         with vectors_of(settings, version=FIRST) as store:
-            store.ping()
+            for version in store.versions():
+                store.at(version).warm()
             yield store
 
     @contextmanager

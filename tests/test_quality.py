@@ -136,7 +136,7 @@ def filled(pipeline: Pipeline, encoder: Encoder, addresses: StoreAddresses) -> I
             publication.fit_candidate(pipeline, warehouse, **run)
             evaluate_candidate(pipeline, **run)
             publication.publish_candidate(pipeline, graph, **run)
-            yield Recommender(vectors, graph, documents.records, documents.catalog), load_snapshot(documents)
+            yield Recommender(vectors, graph, documents), load_snapshot(documents)
         finally:
             vectors.drop()
             graph.clear()

@@ -307,7 +307,7 @@ class Replay:
         )
         talks = np.array([talk for talk, _ in found], np.int64)
         similarities = [similarity for _, similarity in found]
-        return list(map(SimilarConversation, similarities, self._talks.ended_ms[talks].tolist(), self._outcomes_of(talks)))
+        return list(map(SimilarConversation, similarities, self._outcomes_of(talks)))
 
     @property
     def told(self) -> Told:

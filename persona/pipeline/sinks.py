@@ -275,11 +275,7 @@ def link_users(documents: Documents, graph: Graph, users: list[str], *, touched:
     texts = {record["text_hash"] for record in history if "text_hash" in record}
     expressed = expressed_intents(history, documents.embeddings.labels(texts))
     whose = users if touched is None else speakers
-    if touched is None:
-        written = graph.replace_engagements(users, [engagement_of(pair) for pair in pairs])
-    else:
-        due = [engagement_of(pair) for pair in pairs if (pair["_id"]["user_id"], pair["_id"]["campaign_id"]) in touched]
-        written = graph.upsert_engagements(due)
+    written = graph.replace_engagements(users, [engagement_of(pair) for pair in pairs], touched=touched)
     written += graph.replace_mentioned(mentions_of(whose, history, documents.embeddings.mentions(texts)))
     return written + graph.replace_expressed(whose, expressed)
 

@@ -55,6 +55,7 @@ class Related:
         self._related: Ints = np.fromiter((number_of[name] for name in related), np.intp, len(related))
         self._weights: Floats = np.array(weights, np.float64)
         self._support = np.array(support, np.int64)
+        self._places = np.arange(len(related))
 
     def __len__(self) -> int:
         """How many relations there are."""
@@ -70,7 +71,7 @@ class Related:
         if not past:
             return []
         slices = [self._entries_of[campaign] for campaign in past]
-        entries = np.concatenate([np.arange(each.start, each.stop) for each in slices])
+        entries = np.concatenate([self._places[each] for each in slices])
         lengths = [each.stop - each.start for each in slices]
         of_past = np.repeat(np.arange(len(past)), lengths)
         related = self._related[entries]

@@ -63,16 +63,10 @@ class HistoryStore(GraphSearch, Protocol):
     def ties_of(self, user_id: str) -> Ties: ...
 
 
-class DecisionStore(Protocol):
-    """What policy needs of the records."""
+class PolicyStore(Protocol):
+    """What policy needs of the truth."""
 
-    def decisions_of(self, user_id: str, *, impressions_since: datetime) -> list[dict[str, Any]]: ...
-
-
-class CustomerStore(Protocol):
-    """What policy needs of the catalog."""
-
-    def customer(self, user_id: str) -> Customer | None: ...
+    def policy_of(self, user_id: str, *, impressions_since: datetime) -> tuple[list[dict[str, Any]], Customer | None]: ...
 
 
 class LiveSource(Protocol):
@@ -261,8 +255,7 @@ class Recommender:
 
     vectors: ProfileStore
     graph: HistoryStore
-    records: DecisionStore
-    customers: CustomerStore
+    truth: PolicyStore
     rules: Rules = field(default_factory=Rules)
     live: LiveSource | None = None
 
@@ -334,23 +327,25 @@ class Recommender:
         # first, as it is taken out when every store has it: what is no longer here is there
         counted_in = self.live.begin(user_id) if self.live else None
         profiled = begin(self.vectors.user_vector, user_id)
-        decided = begin(self.records.decisions_of, user_id, impressions_since=at - min(LONGEST_CAP, at - BEGINNING))
-        known = begin(self.customers.customer, user_id)
+        decided = begin(self.truth.policy_of, user_id, impressions_since=at - min(LONGEST_CAP, at - BEGINNING))
         tied = begin(self.graph.ties_of, user_id)
         vector = degraded.unless(profiled, None)
         ahead = None if vector is None or self.rules.holdout.has(user_id) else _Ahead(self.vectors, vector, user_id)
         history, expressed, mentioned = degraded.unless(tied, Ties([], [], []))
-        decisions = degraded.unless(lambda: _decisions(decided()), None)
-        if decisions is None:
+        silent: tuple[list[dict[str, Any]] | None, Customer | None] = (None, None)
+        records, customer = degraded.unless(decided, silent)
+        if records is None:
             decisions = [*_unsubscribes(snapshot.unsubscribed.get(user_id, ())), *_decisions_in(history)]
-        in_snapshot: Customer | None = Customer(user_id=user_id, suppressed=user_id in snapshot.suppressed)
+            customer = Customer(user_id=user_id, suppressed=user_id in snapshot.suppressed)
+        else:
+            decisions = _decisions(records)
         context = Context(
             user_id=user_id,
             vector=vector,
             intents={intent.intent: intent for intent in expressed},
             mentioned={mention.campaign_id: mention for mention in mentioned},
             history=history,
-            customer=degraded.unless(known, in_snapshot),
+            customer=customer,
             decisions=by_campaign(decisions, until=query.at),
         )
         if counted_in is not None:

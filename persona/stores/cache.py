@@ -19,14 +19,15 @@ from redis.retry import Retry
 
 from persona.stores._chunks import chunks
 from persona.stores._redis import ANSWERS_KEY, VERSION_KEY, VERSION_SECONDS, evict, hashed, translated
-from persona.stores.live import LiveRecords
+from persona.stores.live import RECORDS_KEY, LiveRecords
 
 EPOCH_KEY = "persona:cache:epoch"
 COUNT_KEY = "persona:count:{bucket}"
 ANSWERS_PATTERN = "persona:answers:*"
 COMPUTING_KEY = "persona:computing:{user}:{field}"
 
-# For each question: count, then the version, the answer, and where there is none whose turn it is to compute it. A version that is
+# For each question: count, then the version, the answer, and where there is none whose turn it is to compute it, and whether
+# something came in of the person that not every store has. A version that is
 # missing (never made, expired, or dropped by a server short of memory) is made anew, so that no two answers are ever computed under
 # "none". Under another version than the mark's it is somebody else's turn: what the former one computes will not be kept.
 READ = """
@@ -34,8 +35,8 @@ local fresh, version_seconds, asker, computing_ms = ARGV[1], ARGV[2], ARGV[3], A
 local epoch = redis.call('GET', KEYS[1])
 if not epoch then epoch = fresh redis.call('SET', KEYS[1], epoch) end
 local found = {}
-for number = 1, (#KEYS - 1) / 4 do
-  local version_key, answers_key, computing_key, count_key = unpack(KEYS, number * 4 - 2, number * 4 + 1)
+for number = 1, (#KEYS - 1) / 5 do
+  local version_key, answers_key, computing_key, live_key, count_key = unpack(KEYS, number * 5 - 3, number * 5 + 1)
   local field, count_seconds = ARGV[number * 2 + 3], ARGV[number * 2 + 4]
   local count = 0
   if count_seconds ~= '0' then
@@ -54,7 +55,9 @@ for number = 1, (#KEYS - 1) / 4 do
       turn = 1
     end
   end
-  found[number] = {answer, version, turn, count}
+  local live = 0
+  if not answer then live = redis.call('EXISTS', live_key) end
+  found[number] = {answer, version, turn, count, live}
 end
 return found
 """
@@ -110,6 +113,8 @@ class Found:
     """Whether there is none and it is the asker's to compute it. If not, someone else has been at it, for `COMPUTING_SECONDS` at most."""
     counted: int
     """How many the bucket holds with this question; 0 where nothing is counted."""
+    live: bool
+    """Whether there is no answer and something came in that not every store has (see `LiveRecords`)."""
 
 
 class Cache:
@@ -229,14 +234,14 @@ def as_asked(questions: Iterable[Question], *, asker: str) -> tuple[list[str], l
     for user_id, scope, field, counted in questions:
         named = _field(scope, field)
         keys += _keys(user_id, named)
-        keys.append(COUNT_KEY.format(bucket=counted.bucket) if counted else "")
+        keys += RECORDS_KEY.format(user=hashed(user_id)), COUNT_KEY.format(bucket=counted.bucket) if counted else ""
         arguments += named, counted.seconds if counted else 0
     return keys, arguments
 
 
-def as_found(reply: Iterable[tuple[bytes | None, bytes, int, int]]) -> list[Found]:
+def as_found(reply: Iterable[tuple[bytes | None, bytes, int, int, int]]) -> list[Found]:
     """What `READ` returned, question by question."""
-    return [Found(answer, version.decode(), bool(turn), count) for answer, version, turn, count in reply]
+    return [Found(answer, version.decode(), bool(turn), count, bool(live)) for answer, version, turn, count, live in reply]
 
 
 def _keys(user_id: str, named: str) -> tuple[str, str, str]:

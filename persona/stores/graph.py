@@ -3,11 +3,13 @@
 A projection of MongoDB: every write can be repeated, the whole graph rebuilt. Weights and counts are computed elsewhere.
 """
 
-import operator
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, Literal, Self, TypeVar
 
+import numpy as np
+import orjson
 import stamina
 from neo4j import (
     READ_ACCESS,
@@ -81,6 +83,13 @@ DELETE stale
 RETURN count(*) AS n
 """
 
+NOTE_ENGAGEMENTS = """
+UNWIND $rows AS row
+MATCH (user:User {user_id: row.user_id})
+SET user.engagements = row.engagements
+RETURN count(*) AS n
+"""
+
 FORGET_STALE_EXPRESSED = """
 UNWIND $rows AS row
 MATCH (user:User {user_id: row.user_id})-[stale:EXPRESSED]->(intent:Intent)
@@ -139,20 +148,18 @@ SET mentioned = row.properties
 RETURN count(*) AS n
 """
 
-# Grouped by node and in one step, sorted by who asks: by name, in two steps and sorted it takes a server twice as long.
-CAMPAIGNS_OF = """
-UNWIND $neighbours AS neighbour
-MATCH (:User {user_id: neighbour.user_id})-[engaged:ENGAGED]->(campaign:Campaign)
-WHERE engaged.weight > 0
-WITH campaign, count(engaged) AS users, sum(neighbour.similarity * engaged.weight * exp(-$decay_per_ms *
-     CASE WHEN engaged.last_at_ms < $now_ms THEN $now_ms - engaged.last_at_ms ELSE 0 END)) AS score
-RETURN collect(campaign.campaign_id) AS campaigns, collect(score) AS scores, collect(users) AS users
+# From the people alone: a hundred properties are read ten times as fast as the thousands of relationships that they stand for.
+ENGAGEMENTS_OF = """
+UNWIND $user_ids AS user_id
+MATCH (user:User {user_id: user_id})
+WHERE user.engagements IS NOT NULL
+RETURN collect(user.user_id) AS user_ids, collect(user.engagements) AS engagements
 """
 
 # All that ties a person in one question.
 TIES_OF = """
 MATCH (:User {user_id: $user_id})-[tie:ENGAGED|EXPRESSED|MENTIONED]->(target)
-RETURN type(tie) AS kind, target.campaign_id AS campaign_id, target.intent AS intent, properties(tie) AS properties
+RETURN collect([type(tie), target.campaign_id, target.intent, properties(tie)]) AS ties
 """
 
 HISTORY_OF = """
@@ -315,21 +322,28 @@ class Graph:
             for part in chunks(_last_of_each(engagements, key=lambda engaged: (engaged.user_id, engaged.campaign_id)), BATCH)
         )
 
-    def replace_engagements(self, user_ids: Iterable[str], engagements: Sequence[Engagement]) -> int:
+    def replace_engagements(
+        self, user_ids: Iterable[str], engagements: Sequence[Engagement], *, touched: Set[tuple[str, str]] | None = None
+    ) -> int:
         """Make `engagements` all that ties these people: written as `upsert_engagements` does, anything else of theirs removed.
 
-        Return how many relationships were written.
+        With `touched`, only these (user, campaign) pairs differ from what was there, and none is to be removed. Return how many
+        relationships were written.
         """
         of_user = _by_user(user_ids, _last_of_each(engagements, key=lambda engaged: (engaged.user_id, engaged.campaign_id)))
         written = 0
         for part in chunks(sorted(of_user), BATCH // 5):
             due = [engagement for user_id in part for engagement in of_user[user_id]]
-            rows = [
-                {"user_id": user_id, "campaign_ids": [engagement.campaign_id for engagement in of_user[user_id]]}
-                for user_id in part
-            ]
-            self._write((FORGET_STALE_ENGAGED, rows))
+            if touched is None:
+                rows = [
+                    {"user_id": user_id, "campaign_ids": [engagement.campaign_id for engagement in of_user[user_id]]}
+                    for user_id in part
+                ]
+                self._write((FORGET_STALE_ENGAGED, rows))
+            else:
+                due = [engagement for engagement in due if (engagement.user_id, engagement.campaign_id) in touched]
             written += self.upsert_engagements(due)
+            self._write((NOTE_ENGAGEMENTS, [_noted_row(user_id, of_user[user_id]) for user_id in part]))
         return written
 
     def replace_expressed(self, user_ids: Iterable[str], expressed: Sequence[ExpressedIntent]) -> int:
@@ -427,19 +441,26 @@ class Graph:
 
         A tie counts similarity x weight x 0.5 ** (age / half-life), its age taken at `now_ms` (UTC epoch) and never below zero.
         """
-        [(campaigns, scores, users)] = self._ask(  # three lists, as reading hundreds of rows takes longer than finding them
-            CAMPAIGNS_OF,
-            neighbours=[{"user_id": user_id, "similarity": float(nearness)} for user_id, nearness in neighbours.items()],
-            now_ms=now_ms,
-            decay_per_ms=LN_2 / (half_life_days * MS_PER_DAY),
-        )
-        best = sorted(zip(map(operator.neg, scores), campaigns, users, strict=True))[:limit]
-        return [NeighbourVote(campaign, -negated, tied) for negated, campaign, tied in best]
+        [(users, noted)] = self._ask(ENGAGEMENTS_OF, user_ids=list(neighbours))
+        positive = list(map(orjson.loads, noted))
+        tied = list(chain.from_iterable(campaigns for campaigns, _, _ in positive))
+        of_user = np.repeat([float(neighbours[user]) for user in users], [len(campaigns) for campaigns, _, _ in positive])
+        weights = np.fromiter(chain.from_iterable(weights for _, weights, _ in positive), np.float64, len(tied))
+        ages = now_ms - np.fromiter(chain.from_iterable(times for _, _, times in positive), np.float64, len(tied))
+        pulls = of_user * weights * np.exp(-LN_2 / (half_life_days * MS_PER_DAY) * np.maximum(ages, 0))
+        campaigns = sorted(set(tied))
+        number_of = dict(zip(campaigns, range(len(campaigns)), strict=True))
+        numbers = np.fromiter(map(number_of.__getitem__, tied), np.intp, len(tied))
+        scores = np.bincount(numbers, pulls, len(campaigns))
+        counts = np.bincount(numbers, minlength=len(campaigns))
+        best = np.argsort(-scores, kind="stable")[:limit]
+        return list(map(NeighbourVote, map(campaigns.__getitem__, best.tolist()), scores[best].tolist(), counts[best].tolist()))
 
     def ties_of(self, user_id: str) -> Ties:
         """What the person is tied to, has expressed, and has named: `history_of`, `intents_of` and `mentions_of` in one question."""
         ties = Ties([], [], [])
-        for kind, campaign_id, intent, properties in self._ask(TIES_OF, user_id=user_id):
+        [(found,)] = self._ask(TIES_OF, user_id=user_id)  # one row, as reading many takes longer than finding them
+        for kind, campaign_id, intent, properties in found:
             if kind == "ENGAGED":
                 ties.engaged.append(_engagement(user_id, campaign_id, properties))
             elif kind == "EXPRESSED":
@@ -632,6 +653,17 @@ def _engagement_row(engagement: Engagement) -> dict[str, Any]:
             "last_message_id": engagement.last_message_id,
         },
     }
+
+
+def _noted_row(user_id: str, engagements: Sequence[Engagement]) -> dict[str, Any]:
+    """What of these is positive, in columns: campaigns, weights, times."""
+    positive = sorted((each for each in engagements if each.weight > 0), key=lambda each: each.campaign_id)
+    columns = (
+        [engagement.campaign_id for engagement in positive],
+        [float(engagement.weight) for engagement in positive],
+        [engagement.last_at_ms for engagement in positive],
+    )
+    return {"user_id": user_id, "engagements": orjson.dumps(columns).decode() if positive else None}
 
 
 def _mentioned_row(user_id: str, mention: Mention) -> dict[str, Any]:

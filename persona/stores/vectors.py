@@ -48,12 +48,16 @@ FIELDS: Mapping[Collection, Mapping[str, Mapping[str, Any]]] = {
 }
 """Besides `id`, the hex primary key, and `vector`."""
 
+THIS_ONE = 'id == "{key}"'
 NOT_OF_THIS_USER = 'user_key != "{key}"'
 OF_THESE_USERS = "user_key in {keys}"
 WITH_PREFIX = '{filter} and id like "{prefix}%"'
 
 UPSERT_ROWS = 2_000  # the local server takes about 50 ms for an upsert however small; gRPC messages end at 64 MB
 ROWS_WITH_VECTORS = 1_000
+MOST_HITS = 16_384
+OWN_CONVERSATIONS = 20
+"""Of a person among those nearest to them: hardly anybody has more."""
 KEYS_PER_CALL = 10_000  # a query silently stops at 16,383 rows
 USERS_PER_FILTER = 1_000
 OUTCOMES_BYTES = 60_000  # a JSON field ends at 65,536 bytes
@@ -80,17 +84,21 @@ logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
 class VectorStore:
     """Nearest people, conversations and campaigns of one version of the collections; nobody, before `prepare` has made them."""
 
-    def __init__(self, client: MilvusClient, *, version: str, index: str, timeout: float) -> None:
+    def __init__(
+        self, client: MilvusClient, *, version: str, index: str, timeout: float, dimensions: dict[str, int] | None = None
+    ) -> None:
+        """`dimensions` is what is known of collections, and is shared by all versions."""
         if not VERSION.fullmatch(version):
             raise ValueError("version must be 1 to 64 letters, digits or underscores")
         self._client = client
         self._version = version
         self._index = index
         self._timeout = timeout
+        self._dimensions = {} if dimensions is None else dimensions
 
     def at(self, version: str) -> Self:
         """Another version of the collections, on the same connection."""
-        return type(self)(self._client, version=version, index=self._index, timeout=self._timeout)
+        return type(self)(self._client, version=version, index=self._index, timeout=self._timeout, dimensions=self._dimensions)
 
     def versions(self) -> list[str]:
         """Every version of which the server has collections, whoever made them; those not named like one of ours are left out."""
@@ -176,8 +184,10 @@ class VectorStore:
 
     def user_vector(self, user_id: str) -> Vector | None:
         """The person's profile, shape (dimension,), or None where there is none."""
-        rows = self._get("users", [key_of(user_id)], ["vector"], consistency=PROMPT)
-        return np.asarray(rows[0]["vector"], dtype=np.float32) if rows else None
+        # The nearest of one row: asked for a key, the local server reads its rows until it comes to it, which takes twice as long.
+        anything = self._anything("users")
+        hits = [] if anything is None else self._search("users", anything, 1, THIS_ONE.format(key=key_of(user_id)), ["vector"])
+        return np.asarray(hits[0]["entity"]["vector"], dtype=np.float32) if hits else None
 
     def similar_users(self, vector: Vector, *, limit: int, exclude: str | None = None) -> list[tuple[str, float]]:
         """The `limit` (at most 16,383) people nearest to `vector` without `exclude`, as (user id, cosine), nearest first."""
@@ -188,12 +198,20 @@ class VectorStore:
 
     def similar_conversations(self, vector: Vector, *, limit: int, exclude_user: str | None = None) -> list[SimilarConversation]:
         """The `limit` (at most 16,384) conversations nearest to `vector`, none of them of `exclude_user`, nearest first."""
-        narrowed = NOT_OF_THIS_USER.format(key=key_of(exclude_user)) if exclude_user is not None else ""
-        hits = self._search("conversations", vector, limit, narrowed, ["ended_at_ms", "outcomes"])
-        return [
-            SimilarConversation(float(hit["distance"]), int(hit["entity"]["ended_at_ms"]), dict(hit["entity"]["outcomes"]))
-            for hit in hits
-        ]
+        theirs = None if exclude_user is None else key_of(exclude_user)
+        # some more instead of a filter, which a server holds against every row
+        asked = limit if theirs is None else min(limit + OWN_CONVERSATIONS, MOST_HITS)
+        hits = self._search("conversations", vector, asked, "", ["user_key", "outcomes"])
+        found = [hit for hit in hits if hit["entity"]["user_key"] != theirs][:limit]
+        if theirs is not None and len(found) < limit and len(hits) == asked:  # theirs were more than that
+            found = list(self._search("conversations", vector, limit, NOT_OF_THIS_USER.format(key=theirs), ["outcomes"]))
+        return [SimilarConversation(float(hit["distance"]), hit["entity"]["outcomes"]) for hit in found]
+
+    def warm(self) -> None:
+        """Search this version's collections once: a server loads them for the first search, which takes it longer than any other."""
+        for collection in FIELDS:
+            if (anything := self._anything(collection)) is not None:
+                self._search(collection, anything, 1, "", ["id"])
 
     # -- checking -------------------------------------------------------------------------------------------------------
 
@@ -264,6 +282,14 @@ class VectorStore:
             if time.monotonic() > deadline:
                 raise StoreUnavailable("milvus", f"{name} was not loaded within {self._timeout:g} s")
             time.sleep(LOAD_POLL_SECONDS)
+
+    def _anything(self, collection: Collection) -> Vector | None:
+        """A vector that fits the collection; None where there is none."""
+        name = self._name(collection)
+        if name not in self._dimensions:
+            with _translated(), _nothing_there():
+                self._dimensions[name] = _dimension(self._client.describe_collection(name, timeout=self._timeout))
+        return np.ones(self._dimensions[name], np.float32) if name in self._dimensions else None
 
     def _name(self, collection: Collection) -> str:
         return f"{collection}_{self._version}"
@@ -362,8 +388,7 @@ def _ensure(client: MilvusClient, collection: Collection, name: str, dimension: 
                 schema.add_field(field, **properties)
             schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dimension)
             client.create_collection(name, schema=schema, timeout=timeout)
-        fields = client.describe_collection(name, timeout=timeout)["fields"]
-        stored = next(int(field["params"]["dim"]) for field in fields if field["name"] == "vector")
+        stored = _dimension(client.describe_collection(name, timeout=timeout))
         if stored != dimension:
             raise EmbeddingMismatch(
                 f"{name} holds vectors of {stored} dimensions, the settings' model makes {dimension}",
@@ -375,6 +400,10 @@ def _ensure(client: MilvusClient, collection: Collection, name: str, dimension: 
             client.create_index(name, wanted, timeout=timeout)
         # the driver would look every half second whether it is loaded: see `_await_loaded`
         client.load_collection(name, timeout=timeout, _async=True)
+
+
+def _dimension(described: Mapping[str, Any]) -> int:
+    return next(int(field["params"]["dim"]) for field in described["fields"] if field["name"] == "vector")
 
 
 def _fitting(outcomes: Mapping[str, float]) -> dict[str, float]:

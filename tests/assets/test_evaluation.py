@@ -46,7 +46,7 @@ def in_force(world: World) -> str | None:
 
 def answer(world: World, user: str) -> Answer:
     with open_stores(world.settings) as stores:
-        recommender = Recommender(stores.vectors, stores.graph, stores.documents.records, stores.documents.catalog)
+        recommender = Recommender(stores.vectors, stores.graph, stores.documents)
         return recommender.for_user(user, Request(k=10), load_snapshot(stores.documents))
 
 

@@ -72,7 +72,7 @@ class Home:
             documents = stores.documents
             vectors = stores.vectors.at(documents.embeddings.collections_in_use())
             recommender, snapshot = (
-                Recommender(vectors, stores.graph, documents.records, documents.catalog),
+                Recommender(vectors, stores.graph, documents),
                 load_snapshot(documents),
             )
             query = Query(k=10, at=NEWEST)

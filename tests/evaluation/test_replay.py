@@ -39,7 +39,7 @@ def seen(records: list[dict[str, Any]], cut: int) -> Any:
     return (
         sorted((user, round(nearness, 5)) for user, nearness in replay.similar_users(probe, limit=99, exclude=None)),
         sorted(
-            (round(found.similarity, 5), found.ended_at_ms, str(sorted(found.outcomes.items())))
+            (round(found.similarity, 5), str(sorted(found.outcomes.items())))
             for found in replay.similar_conversations(probe, limit=99, exclude_user="u_1")
         ),
         replay.campaigns_of(known, now_ms=ms(cut), half_life_days=7, limit=99),

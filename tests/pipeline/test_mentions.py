@@ -49,7 +49,7 @@ def test_a_name_becomes_history_outcome_and_evidence(new_world: Callable[[], Wor
     assert sorted(map(str, outcomes(world))) == sorted(map(str, [{}, *[{"c_gold": MENTION_WEIGHT}] * 2]))
     world.agrees_with_the_truth()
     documents = world.pipeline.documents
-    recommender = Recommender(world.vectors, world.graph, documents.records, documents.catalog)
+    recommender = Recommender(world.vectors, world.graph, documents)
     snapshot = load_snapshot(documents)
     answers = {user: recommender.for_user(user, Query(), snapshot) for user in ("u_0", "u_1")}
     evidence = {

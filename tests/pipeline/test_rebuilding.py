@@ -86,7 +86,8 @@ def put_amiss(world: World, asset: str) -> None:
     world.vectors.upsert_users([profile, replace(profile, user_id=USERS[0])])
     tie = Engagement("stranger", "c_gone", 1.0, 0.0, {"click": 1}, 0, 0, "m")
     world.graph.upsert_campaigns([Campaign(campaign_id="c_gone", intents=["forgotten"])])
-    world.graph.upsert_engagements([tie, replace(tie, user_id=USERS[0]), replace(tie, user_id=USERS[1], campaign_id="c_0")])
+    amiss = [tie, replace(tie, user_id=USERS[0]), replace(tie, user_id=USERS[1], campaign_id="c_0")]
+    world.graph.replace_engagements([], amiss, touched={(each.user_id, each.campaign_id) for each in amiss})
     expressed = [*world.graph.intents_of(USERS[0]), ExpressedIntent(USERS[0], "forgotten", 1, 0, "m")]
     world.graph.replace_expressed(USERS[:1], expressed)
     world.graph.replace_mentioned({USERS[0]: [Mention("c_3", 9, 0, "m")], USERS[1]: []})
@@ -104,9 +105,9 @@ def put_right(asset: str) -> list[str]:
     """What of `World.contents` an asset is to hold."""
     return {
         "embeddings": ["profiles", "expressed", "mentioned"],
-        "intents": ["engagements", "expressed", "mentioned", "addressed", "nodes"],
+        "intents": ["engagements", "votes", "expressed", "mentioned", "addressed", "nodes"],
         "milvus_collection": ["profiles", "conversations", "outcomes", "campaigns"],
-        "neo4j_graph": ["engagements", "mentioned", "addressed", "nodes"],
+        "neo4j_graph": ["engagements", "votes", "mentioned", "addressed", "nodes"],
         "engagement_metrics": ["facts", "days"],
     }[asset]
 
@@ -184,7 +185,7 @@ def asked_all_the_time(world: World, *, expected: Callable[[str, Answer], None])
                 if time.monotonic() - looked > 0.3:
                     snapshot, looked, vectors = load_snapshot(documents), time.monotonic(), world.vectors
                 for user in USERS:
-                    recommender = Recommender(vectors, world.graph, documents.records, documents.catalog)
+                    recommender = Recommender(vectors, world.graph, documents)
                     expected(user, recommender.for_user(user, Query(k=4), snapshot))
                     asked[0] += 1
         except BaseException as error:

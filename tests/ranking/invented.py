@@ -123,7 +123,7 @@ class World:
     def similar_conversations(self, vector: Vector, *, limit: int, exclude_user: str | None) -> list[SimilarConversation]:
         self._up("milvus")
         return [
-            SimilarConversation(float(other @ vector), 0, {record["campaign_id"]: 1.0})
+            SimilarConversation(float(other @ vector), {record["campaign_id"]: 1.0})
             for person, other in self.vectors.items()
             for record in self.records_of[person]
             if person != exclude_user and "campaign_id" in record
@@ -166,13 +166,9 @@ class World:
     def history(self, user_id: str) -> list[dict[str, Any]]:
         return [record for record in self.records_of[user_id] if "campaign_id" in record]
 
-    def decisions_of(self, user_id: str, *, impressions_since: datetime) -> list[dict[str, Any]]:
+    def policy_of(self, user_id: str, *, impressions_since: datetime) -> tuple[list[dict[str, Any]], Customer | None]:
         self._up("mongodb")
-        return [record for record in self.records_of[user_id] if record["event"] != "message"]
-
-    def customer(self, user_id: str) -> Customer | None:
-        self._up("mongodb")
-        return self.customers.get(user_id)
+        return [record for record in self.records_of[user_id] if record["event"] != "message"], self.customers.get(user_id)
 
     def done_with(self, user_id: str, campaign_id: str) -> list[dict[str, Any]]:
         self._up("mongodb")
@@ -221,10 +217,10 @@ class World:
     # -- asking -------------------------------------------------------------------------------------------------------
 
     def recommender(self, **rules: Any) -> Recommender:
-        return Recommender(self, self, self, self, Rules(**rules))
+        return Recommender(self, self, self, Rules(**rules))
 
     def why(self, user_id: str, campaign_id: str, *, rules: Rules | None = None, **query: Any) -> Why:
-        recommender = Recommender(self, self, self, self, rules or Rules())
+        recommender = Recommender(self, self, self, rules or Rules())
         return recommender.why(user_id, campaign_id, Query(**{"at": AT, **query}), self.snapshot, Trail(self, self))
 
     def people_of(self, **rules: Any) -> People:

@@ -102,7 +102,7 @@ def scores(candidates: Candidates) -> dict[str, float]:
 
 
 def conversation(similarity: float, **outcomes: float) -> SimilarConversation:
-    return SimilarConversation(similarity, NOW_MS, outcomes)
+    return SimilarConversation(similarity, outcomes)
 
 
 @pytest.mark.parametrize("channel", [similar_users, similar_conversations, content, intents])

@@ -175,9 +175,7 @@ def test_with_too_many_campaigns_the_model_serves_without_relations_and_says_so(
     )
     assert place.related(name) == []
     documents = place.pipeline.documents
-    answer = Recommender(place.world.vectors, place.graph, documents.records, documents.catalog).for_user(
-        "u_0_0", Query(), load_snapshot(documents)
-    )
+    answer = Recommender(place.world.vectors, place.graph, documents).for_user("u_0_0", Query(), load_snapshot(documents))
     assert answer.recommendations and answer.degraded == []
 
 

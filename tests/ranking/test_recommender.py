@@ -79,7 +79,7 @@ class World:
         return self.of("milvus", [("u_2", 0.9)])
 
     def similar_conversations(self, vector: Vector, *, limit: int, exclude_user: str | None) -> list[SimilarConversation]:
-        return self.of("milvus", [SimilarConversation(0.9, AT_MS, {"c_6": 1.0})])
+        return self.of("milvus", [SimilarConversation(0.9, {"c_6": 1.0})])
 
     def ties_of(self, user_id: str) -> Ties:
         known = Ties(self.history, [ExpressedIntent("u_1", "buy", 1, AT_MS, "m_1")], self.mentioned)
@@ -90,14 +90,12 @@ class World:
     ) -> list[NeighbourVote]:
         return self.of("neo4j", [NeighbourVote("c_5", 1.0, 1)])
 
-    def decisions_of(self, user_id: str, *, impressions_since: datetime) -> list[dict[str, Any]]:
-        return self.of("mongodb", [decision for decision in self.decisions if decision["timestamp"] >= impressions_since])
-
-    def customer(self, user_id: str) -> Customer | None:
-        return self.of("mongodb", self.person)
+    def policy_of(self, user_id: str, *, impressions_since: datetime) -> tuple[list[dict[str, Any]], Customer | None]:
+        decisions = [decision for decision in self.decisions if decision["timestamp"] >= impressions_since]
+        return self.of("mongodb", (decisions, self.person))
 
     def recommender(self, **rules: Any) -> Recommender:
-        return Recommender(self, self, self, self, Rules(**rules))
+        return Recommender(self, self, self, Rules(**rules))
 
 
 def ask(world: World, user: str = "u_1", snapshot: Snapshot = SNAPSHOT, **query: Any) -> Answer:

@@ -40,7 +40,7 @@ def test_why_agrees_with_the_answer(world: World, rules: Rules, channel: str | N
     world.down = {down} - {""}
     for person in [*world.people, "nobody"]:
         query = Query(k=1000, at=AT, channel=channel, exclude=["c_0"])
-        answer = Recommender(world, world, world, world, rules).for_user(person, query, world.snapshot)
+        answer = Recommender(world, world, world, rules).for_user(person, query, world.snapshot)
         offered = {offer.campaign_id: offer for offer in answer.recommendations}
         for campaign in world.campaigns:
             why = world.why(person, campaign, rules=rules, channel=channel, exclude=["c_0"])

@@ -94,7 +94,7 @@ class FakeVectors(FakeStore):
 
     def similar_conversations(self, vector: Vector, *, limit: int, exclude_user: str | None) -> list[SimilarConversation]:
         self.answer()
-        return [SimilarConversation(0.9, NEWEST_MS, {"c_2": 1.0})]
+        return [SimilarConversation(0.9, {"c_2": 1.0})]
 
 
 class FakeGraph(FakeStore):
@@ -173,7 +173,7 @@ class FakeCache(FakeStore):
         user_id, scope, field, counted = question
         answer = self.kept.get((user_id, scope, field))
         count = self.count(*counted) if counted else 0
-        return Found(answer, self.version(user_id), answer is None and user_id not in self.at_it, count)
+        return Found(answer, self.version(user_id), answer is None and user_id not in self.at_it, count, live=True)
 
     def pass_turn(self, user_id: str, scope: str, field: str) -> None:
         self.answer()
@@ -245,9 +245,9 @@ class FakeDocuments(FakeStore):
         self.relations = FakeRelations()
         self.classifiers = FakeClassifiers(self)
 
-    def decisions_of(self, user_id: str, *, impressions_since: datetime) -> list[dict[str, Any]]:
+    def policy_of(self, user_id: str, *, impressions_since: datetime) -> tuple[list[dict[str, Any]], Customer | None]:
         self.answer()
-        return self.decided
+        return self.decided, None
 
     def newest_timestamp(self) -> datetime | None:
         self.answer()
@@ -300,10 +300,6 @@ class FakeDocuments(FakeStore):
     def known_among(self, users: Sequence[str]) -> set[str]:
         self.answer()
         return {"u_1", "u_2"} & set(users)
-
-    def customer(self, user_id: str) -> Customer | None:
-        self.answer()
-        return None
 
     def suppressed(self) -> frozenset[str]:
         self.answer()

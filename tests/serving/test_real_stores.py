@@ -109,11 +109,12 @@ def seed(vectors: Any, graph: Any) -> None:
         ]
     )
     graph.upsert_campaigns(CAMPAIGNS)
-    graph.upsert_engagements(
+    graph.replace_engagements(
+        USERS,
         [
             Engagement(user, f"c_{number % 6}", 0.5, 0.0, {"click": 1}, NOW_MS, NOW_MS, f"m_{number}")
             for number, user in enumerate(USERS)
-        ]
+        ],
     )
     graph.replace_expressed(USERS, [ExpressedIntent(user, "buy", 2, NOW_MS, "m_1") for user in USERS])
     graph.replace_mentioned({user: [Mention("c_1", 2, NOW_MS, "m_1")] for user in USERS})

@@ -107,7 +107,7 @@ def test_the_generation_and_the_age_of_the_data_are_those_of_the_answers(
     loads = figure("persona_snapshot_load_duration_seconds_count")
     fakes.mongodb.generation = "g_2"
     eventually(lambda: figure("persona_generation_info", generation="g_2") == 1)
-    assert figure("persona_generation_info", generation="g_1") == 0
+    eventually(lambda: figure("persona_generation_info", generation="g_1") == 0)  # a scrape may meet the swap in the middle
     assert figure("persona_snapshot_load_duration_seconds_count") == loads + 1
 
 

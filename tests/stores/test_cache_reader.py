@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import TypeVar
 
 import pytest
@@ -106,6 +107,20 @@ def test_a_turn_is_not_waited_for_for_ever(url: str) -> None:
             return [*turns, await turn(other, "u")]
 
     assert asyncio.run(ask()) == [True, True]
+
+
+def test_who_finds_no_answer_hears_whether_something_came_in(cache: Cache, url: str) -> None:
+    def live(*users: str) -> list[bool]:
+        return [found.live for found in asked(url, lambda reader: reader.read([Question(user, "g", "q") for user in users]))]
+
+    record = {"_id": "m", "user_id": "u", "timestamp": datetime(2026, 1, 1, tzinfo=UTC), "event": "click", "channel": "web"}
+    cache.live.put([record], drop="d")
+    assert live("u", "v") == [True, False]
+    _, version = cache.read("u", "g", "q")
+    assert cache.write("u", "g", "q", b"answer", version=version, ttl=60)
+    assert live("u") == [False]
+    cache.live.applied(["d"])
+    assert live("u", "v") == [False, False]
 
 
 def test_what_a_question_counts_is_counted_with_it_and_forgotten_in_time(url: str, stack_settings: Settings) -> None:

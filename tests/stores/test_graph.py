@@ -96,7 +96,7 @@ def test_scores_are_what_a_few_lines_of_python_say(graph: Graph) -> None:
         for user in range(40)
         for campaign in drawn.sample(range(25), 8)
     ]
-    graph.upsert_engagements(pairs)
+    graph.replace_engagements(["u_1"], pairs)
     neighbours = {f"u_{user}": drawn.uniform(0.1, 1) for user in range(30)} | {"nobody": 1.0}
     scores: dict[str, float] = {}
     users: dict[str, set[str]] = {}
@@ -115,9 +115,25 @@ def test_scores_are_what_a_few_lines_of_python_say(graph: Graph) -> None:
 
 
 def test_a_history_of_another_century_does_not_underflow(graph: Graph) -> None:
-    graph.upsert_engagements([engagement("u", "c", last_at_ms=-30_000 * DAY)])
+    graph.replace_engagements("u", [engagement("u", "c", last_at_ms=-30_000 * DAY)])
     assert graph.campaigns_of({"u": 1.0}, now_ms=NOW, half_life_days=0.5, limit=1)[0].score == pytest.approx(0, abs=1e-12)
     assert graph.campaigns_of({"u": 1.0}, now_ms=-30_000 * DAY, half_life_days=0.5, limit=1)[0].score == pytest.approx(0.5)
+
+
+def test_neighbours_vote_by_what_ties_them_now(graph: Graph) -> None:
+    def votes(*users: str) -> dict[str, float]:
+        found = graph.campaigns_of(dict.fromkeys(users, 1.0), now_ms=NOW, half_life_days=30, limit=10)
+        return {vote.campaign_id: round(vote.score, 6) for vote in found}
+
+    graph.replace_engagements(["u"], [engagement("u", "c_1"), engagement("u", "c_2"), engagement("v", "c_1")])
+    assert votes("u") == {"c_1": 0.5, "c_2": 0.5} and votes("u", "v") == {"c_1": 1.0, "c_2": 0.5}
+    now = [engagement("u", "c_1", weight=-1.0), engagement("u", "c_2"), engagement("u", "c_3", weight=1.0)]
+    assert graph.replace_engagements(["u"], now, touched={("u", "c_1"), ("u", "c_3")}) == 2
+    assert votes("u") == {"c_2": 0.5, "c_3": 1.0} and len(graph.history_of("u")) == 3
+    assert graph.replace_engagements(["u"], []) == 0
+    assert votes("u") == {} and votes("v") == {"c_1": 0.5} and graph.history_of("u") == []
+    graph.remove_user("v")
+    assert votes("v") == {}
 
 
 def test_what_a_campaign_no_longer_addresses_is_removed(graph: Graph) -> None:

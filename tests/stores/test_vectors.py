@@ -4,6 +4,7 @@ import hashlib
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -89,8 +90,28 @@ def test_similar_conversations_are_other_peoples_and_say_what_they_led_to(vector
     found = vectors.similar_conversations(talks[12].vector, limit=100, exclude_user="me")
     assert len(found) == 10
     assert found[0].similarity == pytest.approx(1, abs=1e-5)
-    assert (found[0].ended_at_ms, found[0].outcomes) == (talks[12].ended_at_ms, talks[12].outcomes)
+    assert found[0].outcomes == talks[12].outcomes
     assert len(vectors.similar_conversations(talks[12].vector, limit=100)) == 20
+
+
+@pytest.mark.parametrize("own", [1, 19, 20, 21, 60])
+def test_however_many_conversations_somebody_has_the_nearest_of_others_are_found(vectors: VectorStore, own: int) -> None:
+    mine, theirs = conversations(["me"] * own + ["you"] * 30)[:own], conversations(["me"] * own + ["you"] * 30)[own:]
+    near = directions(1)[0]
+    vectors.upsert_conversations([replace(talk, vector=near, outcomes={"mine": 1.0}) for talk in mine] + theirs)
+    cosines = sorted((float(talk.vector @ near) for talk in theirs), reverse=True)
+    found = vectors.similar_conversations(near, limit=10, exclude_user="me")
+    assert [one.similarity for one in found] == pytest.approx(cosines[:10], abs=1e-5)
+    assert not any("mine" in one.outcomes for one in found)
+    assert len(vectors.similar_conversations(near, limit=100, exclude_user="me")) == 30
+
+
+def test_warming_needs_neither_rows_nor_collections(vectors: VectorStore) -> None:
+    vectors.warm()
+    vectors.upsert_users(profiles(["u"]))
+    vectors.warm()
+    vectors.at("nowhere").warm()
+    assert vectors.at("nowhere").user_vector("u") is None
 
 
 def test_conversations_that_vanished_can_be_found_and_removed(vectors: VectorStore) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from bson.codec_options import CodecOptions
@@ -11,6 +11,7 @@ from pymongo import MongoClient
 from pymongo.client_session import ClientSession
 from pymongo.database import Database
 
+from persona.schemas import Customer
 from persona.stores.documents._errors import mongodb_errors
 from persona.stores.documents.backups import Backups
 from persona.stores.documents.catalog import Catalog
@@ -65,6 +66,10 @@ class Documents:
         """Run `work` in one transaction, of this session or one of its own, again on transient errors; all of it happens or none."""
         with mongodb_errors(), nullcontext(session) if session else self.client.start_session() as ours:
             return ours.with_transaction(work)
+
+    def policy_of(self, user_id: str, *, impressions_since: datetime) -> tuple[list[dict[str, Any]], Customer | None]:
+        """What policy looks at: the person's decisions (see `Records.decisions_of`), and what the catalog knows of them."""
+        return self.records.decisions_of(user_id, impressions_since=impressions_since), self.catalog.customer(user_id)
 
     def server_version(self) -> str:
         """Of MongoDB."""
