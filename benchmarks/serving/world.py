@@ -178,7 +178,7 @@ def write_graph(stores: Stores, crowd: Crowd) -> None:
     embeddings, graph = stores.documents.embeddings, stores.graph
     history = list(crowd.records)
     graph.upsert_users(crowd.histories)
-    graph.upsert_engagements(list(engagements_of(history)))
+    graph.replace_engagements(crowd.histories, list(engagements_of(history)))
     graph.replace_mentioned(mentions_of(crowd.histories, history, embeddings.mentions(crowd.vectors)))
     graph.replace_expressed(crowd.histories, expressed_intents(history, embeddings.labels(crowd.vectors)))
 
