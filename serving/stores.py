@@ -1,9 +1,10 @@
 """How the service opens each store: addresses and timeouts from the settings. What keeps them open is `guard`."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 
+from persona.errors import StoreRefused
 from persona.settings import Settings
 from persona.stores.cache import Cache
 from persona.stores.cache_reader import CacheReader
@@ -38,7 +39,8 @@ def openers(settings: Settings) -> StoreOpeners:
     def vectors() -> Iterator[VectorStore]:
         with vectors_of(settings, version=FIRST) as store:
             for version in store.versions():
-                store.at(version).warm()
+                with suppress(StoreRefused):  # collections that are being made, or dropped, are not searched yet, or no more
+                    store.at(version).warm()
             yield store
 
     @contextmanager

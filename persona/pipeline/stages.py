@@ -28,7 +28,7 @@ CODE_VERSIONS = {
     "embeddings": "2",
     "intents": "2",
     "milvus_collection": "3",
-    "neo4j_graph": "2",
+    "neo4j_graph": "3",
     "engagement_metrics": "1",
     "cache": "1",
     "lessons": "1",

@@ -186,7 +186,13 @@ class VectorStore:
         """The person's profile, shape (dimension,), or None where there is none."""
         # The nearest of one row: asked for a key, the local server reads its rows until it comes to it, which takes twice as long.
         anything = self._anything("users")
-        hits = [] if anything is None else self._search("users", anything, 1, THIS_ONE.format(key=key_of(user_id)), ["vector"])
+        try:
+            hits = (
+                [] if anything is None else self._search("users", anything, 1, THIS_ONE.format(key=key_of(user_id)), ["vector"])
+            )
+        except StoreRefused:
+            self._dimensions.clear()  # collections that were made anew may have others
+            raise
         return np.asarray(hits[0]["entity"]["vector"], dtype=np.float32) if hits else None
 
     def similar_users(self, vector: Vector, *, limit: int, exclude: str | None = None) -> list[tuple[str, float]]:
