@@ -19,6 +19,8 @@ router = APIRouter(tags=["people"], dependencies=[needs("admin")], responses=REF
 
 LEASE_WAIT_SECONDS = 30.0
 """How long an erasure waits for a run that is writing before it tells the client to come back."""
+EXPORT = "export"
+GONE = "Not found from now on."
 PROOF = {
     "erasure": "3f0c…",
     "user": "9d1e…",
@@ -36,6 +38,7 @@ PROOF = {
 
 @router.get(
     "/users/{user_id}/export",
+    operation_id=EXPORT,
     summary="Everything held on this person",
     responses={200: {"description": "One document, from every store and claimed drop."}, **problems(400, 404, 422, 503)},
 )
@@ -49,7 +52,11 @@ async def export(user_id: Annotated[str, Depends(asked_user)], services: Service
     "/users/{user_id}",
     summary="Erase this person everywhere, with the proof of it",
     responses={
-        200: {"description": "The proof: nothing is `left`.", "content": {"application/json": {"example": PROOF}}},
+        200: {
+            "description": "The proof: nothing is `left`.",
+            "content": {"application/json": {"example": PROOF}},
+            "links": {"export": {"operationId": EXPORT, "parameters": {"user_id": "$request.path.user_id"}, "description": GONE}},
+        },
         500: {"description": "Something is `left`: ask again.", "content": {"application/json": {"example": PROOF}}},
         **problems(400, 404, 422, 503),
     },

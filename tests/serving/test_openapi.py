@@ -70,6 +70,19 @@ def test_schemathesis_finds_no_failure_with_all_its_checks(service: Service, tmp
     assert "Traceback" not in service.log
 
 
+@pytest.mark.parametrize("of_a_drop", [False, True])
+def test_somebody_who_was_erased_is_found_no_more_and_answered_like_a_stranger(service: Service, of_a_drop: bool) -> None:
+    user = "u_002" if of_a_drop else "eve"
+    event = {"user_id": user, "campaign_id": "c_101", "event": "click", "timestamp": "2026-01-01T00:00:00Z"}
+    with service.client() as http:
+        assert http.post("/events", json=event).status_code == 202
+        assert http.get(FREED.format(user_id=user)).status_code == 200
+        assert http.delete(f"/users/{user}").status_code == 200
+        assert http.get(FREED.format(user_id=user)).status_code == 404
+        answer = http.get(f"/recommendations/{user}").json()
+        assert answer["known_user"] is False and answer["recommendations"]
+
+
 @pytest.mark.skipif(not STRINGS.is_file(), reason=f"the strings are not at {STRINGS}: set PERSONA_TEST_DATA")
 def test_no_naughty_string_makes_a_route_fail(service: Service) -> None:
     strings: list[str] = json.loads(STRINGS.read_text())
