@@ -143,14 +143,14 @@ class Cache:
         milliseconds = int(ttl * 1000)
         if milliseconds < 1:
             return False
-        keys = [EPOCH_KEY, *_keys(user_id, named := _field(scope, field))]
+        keys = [EPOCH_KEY, *_keys(hashed(user_id), named := _field(scope, field))]
         with translated():
             written = self._write_if_unchanged(keys=keys, args=[version, named, payload, milliseconds])
         return bool(written)
 
     def pass_turn(self, user_id: str, scope: str, field: str) -> None:
         """Let whoever asks next compute the answer: the one whose turn it was has none that may be kept."""
-        *_, computing = _keys(user_id, _field(scope, field))
+        *_, computing = _keys(hashed(user_id), _field(scope, field))
         with translated():
             self._client.unlink(computing)
 
@@ -232,9 +232,9 @@ def as_asked(questions: Iterable[Question], *, asker: str) -> tuple[list[str], l
     keys = [EPOCH_KEY]
     arguments: list[str | int] = [secrets.token_hex(8), VERSION_SECONDS, asker, int(COMPUTING_SECONDS * 1000)]
     for user_id, scope, field, counted in questions:
-        named = _field(scope, field)
-        keys += _keys(user_id, named)
-        keys += RECORDS_KEY.format(user=hashed(user_id)), COUNT_KEY.format(bucket=counted.bucket) if counted else ""
+        user, named = hashed(user_id), _field(scope, field)
+        keys += _keys(user, named)
+        keys += RECORDS_KEY.format(user=user), COUNT_KEY.format(bucket=counted.bucket) if counted else ""
         arguments += named, counted.seconds if counted else 0
     return keys, arguments
 
@@ -244,8 +244,7 @@ def as_found(reply: Iterable[tuple[bytes | None, bytes, int, int, int]]) -> list
     return [Found(answer, version.decode(), bool(turn), count, bool(live)) for answer, version, turn, count, live in reply]
 
 
-def _keys(user_id: str, named: str) -> tuple[str, str, str]:
-    user = hashed(user_id)
+def _keys(user: str, named: str) -> tuple[str, str, str]:
     return VERSION_KEY.format(user=user), ANSWERS_KEY.format(user=user), COMPUTING_KEY.format(user=user, field=named)
 
 

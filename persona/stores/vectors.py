@@ -185,11 +185,10 @@ class VectorStore:
     def user_vector(self, user_id: str) -> Vector | None:
         """The person's profile, shape (dimension,), or None where there is none."""
         # The nearest of one row: asked for a key, the local server reads its rows until it comes to it, which takes twice as long.
-        anything = self._anything("users")
+        if (anything := self._anything("users")) is None:
+            return None
         try:
-            hits = (
-                [] if anything is None else self._search("users", anything, 1, THIS_ONE.format(key=key_of(user_id)), ["vector"])
-            )
+            hits = self._search("users", anything, 1, THIS_ONE.format(key=key_of(user_id)), ["vector"])
         except StoreRefused:
             self._dimensions.clear()  # collections that were made anew may have others
             raise
@@ -260,7 +259,7 @@ class VectorStore:
         rows: dict[Collection, list[dict[str, Any]]] = {"users": [], "conversations": []}
         for collection, keys in self._keys_of(user_id).items():
             for part in chunks(keys, ROWS_WITH_VECTORS):
-                found = self._get(collection, part, fields[collection], consistency=EXACT)
+                found = self._get(collection, part, fields[collection])
                 rows[collection] += [{**row, "vector": [float(number) for number in row["vector"]]} for row in found]
         return rows
 
@@ -329,22 +328,20 @@ class VectorStore:
         hits: Sequence[Any] = answers[0]
         return hits
 
-    def _get(self, collection: Collection, keys: list[str], fields: list[str], *, consistency: str) -> Sequence[Any]:
+    def _get(self, collection: Collection, keys: list[str], fields: list[str]) -> Sequence[Any]:
         rows: Sequence[Any] = []
         with _translated(), _nothing_there():
             rows = self._client.query(
                 self._name(collection),
                 ids=keys,
                 output_fields=fields,
-                consistency_level=consistency,
+                consistency_level=EXACT,
                 timeout=self._timeout,
             )
         return rows
 
     def _present(self, collection: Collection, keys: list[str]) -> set[str]:
-        return {
-            row["id"] for part in chunks(keys, KEYS_PER_CALL) for row in self._get(collection, part, ["id"], consistency=EXACT)
-        }
+        return {row["id"] for part in chunks(keys, KEYS_PER_CALL) for row in self._get(collection, part, ["id"])}
 
     def _ids_matching(self, collection: Collection, narrowed: str, prefix: str = "") -> set[str]:
         """Every matching id, however many: where a page is full, the hex key space is cut in sixteen and asked again."""

@@ -106,7 +106,9 @@ class World:
         profiles = {user: self.vectors.user_vector(user) for user in USERS}
         return {
             "profiles": {user: None if vector is None else np.round(vector, 5).tolist() for user, vector in profiles.items()},
-            "conversations": sorted(self.vectors.conversation_ids_of(USERS)),
+            "conversations": sorted(
+                (row["id"], row["ended_at_ms"]) for user in USERS for row in self.vectors.everything_of(user)["conversations"]
+            ),
             "openings": self.pipeline.documents.conversations.said(USERS),
             "outcomes": sorted((round(near.similarity, 5), sorted(near.outcomes.items())) for near in nearest),
             "campaigns": campaign_vectors(self.pipeline.settings, self.pipeline.documents.embeddings.collections_in_use()),

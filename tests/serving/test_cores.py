@@ -10,7 +10,7 @@ import pytest
 from serving.cores import NUMBER
 
 WHERE = """
-import json, os, threading
+import json, os
 from concurrent.futures import ThreadPoolExecutor
 from serving.cores import run_on_any, stay_on_one
 stay_on_one()

@@ -68,9 +68,8 @@ def world(new_world: Callable[[], World]) -> Iterator[World]:
 def workers(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[TestClient]]:
     """Two services over the same stores."""
     monkeypatch.setattr(services, "LazyEncoder", lambda settings: ENCODER)
-    patient = addressed(world).model_copy(
-        update={"deadline_seconds": 10}
-    )  # whole answers are compared, however busy the machine is
+    # whole answers are compared, however busy the machine is
+    patient = addressed(world).model_copy(update={"deadline_seconds": 10})
     with ExitStack() as stack:
         running = [stack.enter_context(TestClient(create_app(patient))) for _ in range(2)]
         for client in running:

@@ -91,12 +91,15 @@ def test_similar_conversations_are_other_peoples_and_say_what_they_led_to(vector
     assert len(found) == 10
     assert found[0].similarity == pytest.approx(1, abs=1e-5)
     assert found[0].outcomes == talks[12].outcomes
+    ends = {row["id"]: row["ended_at_ms"] for row in vectors.everything_of("you")["conversations"]}
+    assert ends[talks[12].conversation_id] == talks[12].ended_at_ms
     assert len(vectors.similar_conversations(talks[12].vector, limit=100)) == 20
 
 
 @pytest.mark.parametrize("own", [1, 19, 20, 21, 60])
 def test_however_many_conversations_somebody_has_the_nearest_of_others_are_found(vectors: VectorStore, own: int) -> None:
-    mine, theirs = conversations(["me"] * own + ["you"] * 30)[:own], conversations(["me"] * own + ["you"] * 30)[own:]
+    talks = conversations(["me"] * own + ["you"] * 30)
+    mine, theirs = talks[:own], talks[own:]
     near = directions(1)[0]
     vectors.upsert_conversations([replace(talk, vector=near, outcomes={"mine": 1.0}) for talk in mine] + theirs)
     cosines = sorted((float(talk.vector @ near) for talk in theirs), reverse=True)
