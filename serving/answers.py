@@ -16,7 +16,8 @@ from persona.errors import StoreUnavailable, TooManyRequests
 from persona.ranking.recommender import Degraded, Query, Recommender
 from persona.ranking.tracing import Trail
 from persona.schemas import Answer
-from persona.stores.cache import Cache, Counted, Found, Question, epoch_of
+from persona.stores.answers import Counted, Found, Question, epoch_of
+from persona.stores.cache import Cache
 from serving import telemetry
 from serving.flights import Flights
 from serving.guard import THREADS, Guard, one_deadline
@@ -201,20 +202,18 @@ class Answers:
 
     async def _kept(self, question: Question, payload: bytes, until: datetime | None, *, version: str) -> bool:
         """Keep the answer, unless the person's version has moved since; False where the cache is down."""
-        user_id, scope, field, _ = question
         ttl = self._ttl if until is None else min(self._ttl, (until - datetime.now(UTC)).total_seconds())
         try:
-            await self._cache.ask(lambda cache: cache.write(user_id, scope, field, payload, version=version, ttl=ttl))
+            await self._lookups.keep(question, payload, version=version, ttl=ttl)
         except StoreUnavailable:
             return False
         return True
 
     async def _pass_turn(self, question: Question, found: Found) -> None:
         """Nothing will be kept, of a degraded answer or for who asks too often: whoever waits for it had better compute one."""
-        user_id, scope, field, _ = question
         if found.turn:
             with suppress(StoreUnavailable):
-                await self._cache.ask(lambda cache: cache.pass_turn(user_id, scope, field))
+                await self._lookups.pass_turn(question)
 
 
 def _ours(current: Current, found: Found) -> bool:

@@ -8,7 +8,8 @@ from limits import parse
 from limits.storage import MemoryStorage
 
 from persona.errors import StoreUnavailable, TooManyRequests
-from persona.stores.cache import Cache, Counted
+from persona.stores.answers import Counted
+from persona.stores.cache import Cache
 from serving.auth import Caller
 from serving.guard import Guard
 

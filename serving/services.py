@@ -86,7 +86,7 @@ async def open_services(settings: Settings, openers: StoreOpeners) -> AsyncItera
         records,
     )
     audiences = Turns("audiences")
-    lookups = Lookups(cache, openers.cache_reader)
+    lookups = Lookups(cache, openers.answers)
     of_nothing_new = replace(recommender, live=LiveAnswers(documents, overlay, learner, shared=False))
     answers = Answers(recommender, of_nothing_new, trail, cache, lookups, snapshots, ttl_seconds=settings.redis_ttl_seconds)
     ingestion = Ingestion(documents, live, settings.inbox)

@@ -13,6 +13,8 @@ from persona.errors import PersonaError, StoreRefused, StoreUnavailable
 if TYPE_CHECKING:
     from redis.client import Pipeline
 
+EPOCH_KEY = "persona:cache:epoch"
+COUNT_KEY = "persona:count:{bucket}"
 VERSION_KEY = "persona:version:{user}"
 ANSWERS_KEY = "persona:answers:{user}"
 VERSION_SECONDS = 3_600

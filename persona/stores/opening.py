@@ -5,8 +5,8 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, cont
 from dataclasses import dataclass
 
 from persona.settings import Settings
+from persona.stores.answers import Answers, open_answers
 from persona.stores.cache import Cache, open_cache
-from persona.stores.cache_reader import CacheReader, open_cache_reader
 from persona.stores.documents import Documents, open_documents
 from persona.stores.graph import Graph, open_graph
 from persona.stores.vectors import VectorStore, open_vectors
@@ -64,9 +64,9 @@ def cache_of(settings: Settings, url: str = "", *, at_once: bool = True) -> Abst
     return open_cache(url or settings.addresses.redis, timeout_seconds=settings.store_timeout_seconds, at_once=at_once)
 
 
-def cache_reader_of(settings: Settings) -> AbstractAsyncContextManager[CacheReader]:
+def answers_of(settings: Settings) -> AbstractAsyncContextManager[Answers]:
     """Redis, for an event loop; it connects, and raises, when it is first used."""
-    return open_cache_reader(settings.addresses.redis, timeout_seconds=settings.store_timeout_seconds)
+    return open_answers(settings.addresses.redis, timeout_seconds=settings.store_timeout_seconds)
 
 
 @contextmanager

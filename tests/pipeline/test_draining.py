@@ -18,6 +18,7 @@ from persona.pipeline import lease as leasing
 from persona.pipeline.draining import Batch, Outcome, Pipeline
 from persona.pipeline.stages import DRAINING_ASSETS, PROJECTIONS, UPSTREAM, downstream
 from persona.stores.cache import Cache
+from tests.kept import Kept
 
 SINKS = [sink for sink in UPSTREAM if sink != "cache"]
 
@@ -218,9 +219,9 @@ def test_a_cache_that_is_down_fails_no_stage_and_is_evicted_later(pipeline: Pipe
     for stage in SINKS:
         drain(down, stage)
     assert pipeline.warehouse.stages("engagement_metrics run")[0].status == "success"
-    _, version = pipeline.cache.read("u_a", "s", "q")
+    _, version = Kept(pipeline.settings.addresses.redis).read("u_a", "s", "q")
     drain(pipeline, "embeddings")
-    assert not pipeline.cache.write("u_a", "s", "q", b"stale", version=version, ttl=60)
+    assert not Kept(pipeline.settings.addresses.redis).write("u_a", "s", "q", b"stale", version=version, ttl=60)
     assert pipeline.documents.ledger.waiting(UPSTREAM) == 0
 
 

@@ -11,6 +11,7 @@ from persona.pipeline import learning, sinks
 from persona.pipeline.draining import Batch
 from persona.pipeline.labelling import LESSONS_TO_EXIST, classifier_to_ask, forget_lessons, labeller_of
 from persona.pipeline.rebuilding import rebuild
+from tests.kept import Kept
 from tests.pipeline.conftest import ENCODER, START, World
 
 THINGS = ["card", "phone", "letter", "parcel", "key", "watch"]
@@ -112,8 +113,8 @@ def test_answers_made_of_the_labels_before_are_not_given_any_more(new_world: Cal
     world.put([*GIVEN, *ASKS])
     world.drain()
     cache = world.pipeline.cache
-    _, version = cache.read("u_2", "g", "q")
-    assert cache.write("u_2", "g", "q", b"{}", version=version, ttl=60)
+    _, version = Kept(world.pipeline.settings.addresses.redis).read("u_2", "g", "q")
+    assert Kept(world.pipeline.settings.addresses.redis).write("u_2", "g", "q", b"{}", version=version, ttl=60)
     assert learned(world)
     assert not cache.keeps("u_2")
 

@@ -26,6 +26,7 @@ from persona.schemas import Answer, Campaign, Engagement, ExpressedIntent, Fact,
 from persona.stores.documents import Documents
 from persona.stores.documents.embeddings import Embeddings
 from persona.stores.documents.ledger import Ledger
+from tests.kept import Kept
 from tests.pipeline.conftest import ENCODER, USERS, World, history, parts
 from tests.worlds import HashingEncoder, related
 
@@ -416,6 +417,6 @@ def test_nobody_is_rebuilt_from_an_empty_truth(new_world: Callable[[], World]) -
 
 def test_cached_answers_go_when_it_is_done(new_world: Callable[[], World]) -> None:
     world = grown(new_world(), history())
-    _, version = world.pipeline.cache.read(USERS[0], "s", "q")
+    _, version = Kept(world.pipeline.settings.addresses.redis).read(USERS[0], "s", "q")
     compute_anew(world, "neo4j_graph")
-    assert not world.pipeline.cache.write(USERS[0], "s", "q", b"stale", version=version, ttl=60)
+    assert not Kept(world.pipeline.settings.addresses.redis).write(USERS[0], "s", "q", b"stale", version=version, ttl=60)

@@ -18,6 +18,7 @@ from persona.intake.catalogs import load_folder
 from persona.intake.drops import take_in_all
 from persona.settings import Settings
 from persona.stores.documents.ledger import Entry
+from tests.kept import Kept
 from tests.pipeline.conftest import START, World
 from tests.pipeline.conftest import new_world as new_world
 from tests.worlds import graph_session
@@ -88,8 +89,10 @@ class Place:
         load_folder(self.pipeline, run_id="r")
         self.take_in(drops())
         for user in (*OTHERS, VERA):
-            _, version = self.pipeline.cache.read(user, "g", "q")
-            self.pipeline.cache.write(user, "g", "q", f'{{"user_id": "{user}"}}'.encode(), version=version, ttl=60)
+            _, version = Kept(self.pipeline.settings.addresses.redis).read(user, "g", "q")
+            Kept(self.pipeline.settings.addresses.redis).write(
+                user, "g", "q", f'{{"user_id": "{user}"}}'.encode(), version=version, ttl=60
+            )
 
     @property
     def addressed(self) -> Settings:

@@ -30,7 +30,7 @@ from persona.schemas import (
     Vector,
 )
 from persona.settings import Settings
-from persona.stores.cache import Found, Question
+from persona.stores.answers import Found, Question
 from persona.stores.documents.idempotency import Said
 from persona.stores.documents.ledger import Entry
 from persona.stores.live import Live
@@ -162,12 +162,16 @@ class FakeCache(FakeStore):
         super().__init__("redis")
         self.live = FakeLive(self)
 
-    async def read(self, questions: Sequence[Question]) -> list[Found]:
+    async def look_up(self, questions: Sequence[Question]) -> list[Found]:
+        await self.answered()
+        self.batches.append(len(questions))
+        return [self.found(question) for question in questions]
+
+    async def answered(self) -> None:
+        """As `answer`, without stopping the event loop."""
         while not self.thawed.is_set():
             await asyncio.sleep(0.01)
         self.answer()
-        self.batches.append(len(questions))
-        return [self.found(question) for question in questions]
 
     def found(self, question: Question) -> Found:
         user_id, scope, field, counted = question
@@ -175,20 +179,20 @@ class FakeCache(FakeStore):
         count = self.count(*counted) if counted else 0
         return Found(answer, self.version(user_id), answer is None and user_id not in self.at_it, count, live=True)
 
-    def pass_turn(self, user_id: str, scope: str, field: str) -> None:
-        self.answer()
-        self.passed.append(user_id)
+    async def pass_turn(self, question: Question) -> None:
+        await self.answered()
+        self.passed.append(question.user_id)
 
     @asynccontextmanager
     async def reader(self) -> AsyncIterator[Any]:
         yield self
 
-    def write(self, user_id: str, scope: str, field: str, payload: bytes, *, version: str, ttl: float) -> bool:
-        self.answer()
-        if version != self.version(user_id):
+    async def keep(self, question: Question, payload: bytes, *, version: str, ttl: float) -> bool:
+        await self.answered()
+        if version != self.version(question.user_id):
             return False
         self.ttls.append(ttl)
-        self.kept[user_id, scope, field] = payload
+        self.kept[question.user_id, question.scope, question.field] = payload
         return True
 
     def count(self, bucket: str, seconds: int) -> int:
@@ -373,7 +377,7 @@ class Fakes:
             graph=self.neo4j.opened,
             warehouse=self.warehouse.opened,
             cache=self.redis.opened,
-            cache_reader=self.redis.reader,
+            answers=self.redis.reader,
         )
 
 

@@ -17,6 +17,7 @@ from persona.stores.cache import Cache, open_cache
 from persona.stores.graph import Graph, open_graph
 from persona.stores.vectors import VectorStore, open_vectors
 from persona.stores.warehouse import Warehouse, open_warehouse
+from tests.kept import Kept
 
 DIMENSION = 32
 
@@ -81,6 +82,12 @@ def cache(stack_settings: Settings) -> Iterator[Cache]:
         store.clear()
         yield store
         store.clear()
+
+
+@pytest.fixture
+def kept(cache: Cache, stack_settings: Settings) -> Kept:
+    """The answers in it."""
+    return Kept(stack_settings.addresses.redis)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -9,6 +9,7 @@ import pytest
 
 from persona.stores.cache import Cache
 from persona.stores.live import Learned, LearnedOpening, LearnedText
+from tests.kept import Kept
 from tests.stores.conftest import NAUGHTY_IDS
 
 AT = datetime(2026, 1, 1, 12, 0, 0, 250_000, tzinfo=UTC)
@@ -33,16 +34,16 @@ def ids(cache: Cache, user: str) -> list[str]:
     return sorted(found["_id"] for found in cache.live.of(user).records)
 
 
-def test_what_is_put_is_read_by_its_person_and_drops_their_answers(cache: Cache) -> None:
+def test_what_is_put_is_read_by_its_person_and_drops_their_answers(cache: Cache, kept: Kept) -> None:
     for user in ("u", "v"):
-        _, version = cache.read(user, "g", "q")
-        cache.write(user, "g", "q", b"old", version=version, ttl=60)
-    _, before = cache.read("u", "g", "q")
+        _, version = kept.read(user, "g", "q")
+        kept.write(user, "g", "q", b"old", version=version, ttl=60)
+    _, before = kept.read("u", "g", "q")
     cache.live.put([record("u", 1, message="ä", value=0.5)], drop="d")
     [found] = cache.live.of("u").records
     assert found == {**record("u", 1, message="ä", value=0.5), "drop": "d"}
-    assert cache.read("u", "g", "q")[0] is None and cache.read("v", "g", "q")[0] == b"old"
-    assert not cache.write("u", "g", "q", b"stale", version=before, ttl=60)
+    assert kept.read("u", "g", "q")[0] is None and kept.read("v", "g", "q")[0] == b"old"
+    assert not kept.write("u", "g", "q", b"stale", version=before, ttl=60)
     assert cache.live.of("v").records == ()
 
 
@@ -70,12 +71,12 @@ def test_the_first_of_an_id_counts_and_goes_with_its_drop(cache: Cache) -> None:
     assert ids(cache, "u") == []
 
 
-def test_what_is_learned_comes_back_and_goes_with_the_records(cache: Cache) -> None:
+def test_what_is_learned_comes_back_and_goes_with_the_records(cache: Cache, kept: Kept) -> None:
     assert not cache.live.learn("u", LEARNED), "nobody has come in"
     cache.live.put([record("u", 1)], drop="d")
-    _, before = cache.read("u", "g", "q")
+    _, before = kept.read("u", "g", "q")
     assert cache.live.learn("u", LEARNED)
-    assert not cache.write("u", "g", "q", b"without it", version=before, ttl=60)
+    assert not kept.write("u", "g", "q", b"without it", version=before, ttl=60)
     found = cache.live.of("u").learned
     assert {key: (text.model, text.intent, text.vector.tolist()) for key, text in found.texts.items()} == {
         key: (text.model, text.intent, text.vector.tolist()) for key, text in LEARNED.texts.items()

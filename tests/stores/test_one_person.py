@@ -10,8 +10,8 @@ from persona.stores.cache import Cache
 from persona.stores.graph import Graph
 from persona.stores.vectors import VectorStore
 from persona.stores.warehouse import Warehouse
+from tests.kept import Kept
 from tests.stores.conftest import NAUGHTY_IDS
-from tests.stores.test_cache import keep
 from tests.stores.test_graph import NOW, engagement
 from tests.stores.test_vectors import conversations, profiles
 from tests.stores.test_warehouse import buckets_of, fact
@@ -70,12 +70,12 @@ def test_milvus_forgets_profile_and_conversations(vectors: VectorStore) -> None:
     assert vectors.at("v404").count_of("u_1") == 0
 
 
-def test_the_cache_forgets_the_person_and_keeps_out_what_is_being_computed(cache: Cache) -> None:
+def test_the_cache_forgets_the_person_and_keeps_out_what_is_being_computed(cache: Cache, kept: Kept) -> None:
     for person in SOME:
-        keep(cache, person, "g", "q", b"answer")
-    _, version = cache.read("u_1", "g", "late")
+        kept.put(person, "g", "q", b"answer")
+    _, version = kept.read("u_1", "g", "late")
     assert cache.keeps("u_1") and not cache.keeps("nobody")
     cache.forget("u_1")
     assert not any(cache.keeps(person) for person in SOME), "others' answers count them in"
-    assert not cache.write("u_1", "g", "late", b"answer", version=version, ttl=60)
+    assert not kept.write("u_1", "g", "late", b"answer", version=version, ttl=60)
     assert not cache.keeps("u_1")
