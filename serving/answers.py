@@ -16,7 +16,7 @@ from persona.errors import StoreUnavailable, TooManyRequests
 from persona.ranking.recommender import Degraded, Query, Recommender
 from persona.ranking.tracing import Trail
 from persona.schemas import Answer
-from persona.stores.answers import Counted, Found, Question, epoch_of
+from persona.stores.kept_answers import Counted, Found, Question, epoch_of
 from persona.stores.cache import Cache
 from serving import telemetry
 from serving.flights import Flights

@@ -8,7 +8,7 @@ from limits import parse
 from limits.storage import MemoryStorage
 
 from persona.errors import StoreUnavailable, TooManyRequests
-from persona.stores.answers import Counted
+from persona.stores.kept_answers import Counted
 from persona.stores.cache import Cache
 from serving.auth import Caller
 from serving.guard import Guard

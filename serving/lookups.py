@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TypeVar
 
-from persona.stores.answers import Answers, Found, Question
+from persona.stores.kept_answers import KeptAnswers, Found, Question
 from persona.stores.cache import Cache
 from serving.batches import Batches
 from serving.guard import Guard
@@ -15,10 +15,10 @@ R = TypeVar("R")
 class Lookups:
     """The cache, asked from the event loop, under its guard: no threads. Every verb raises `StoreUnavailable`."""
 
-    def __init__(self, cache: Guard[Cache], open_answers: Callable[[], AbstractAsyncContextManager[Answers]]) -> None:
+    def __init__(self, cache: Guard[Cache], open_answers: Callable[[], AbstractAsyncContextManager[KeptAnswers]]) -> None:
         self._cache = cache
         self._open_answers = open_answers
-        self._answers: Answers | None = None
+        self._answers: KeptAnswers | None = None
         self._opened = AsyncExitStack()
         self._batches = Batches(self._look_all_up)
 
@@ -27,11 +27,11 @@ class Lookups:
         return await self._batches.ask(question)
 
     async def keep(self, question: Question, payload: bytes, *, version: str, ttl: float) -> bool:
-        """See `Answers.keep`."""
+        """See `KeptAnswers.keep`."""
         return await self._ask(lambda answers: answers.keep(question, payload, version=version, ttl=ttl))
 
     async def pass_turn(self, question: Question) -> None:
-        """See `Answers.pass_turn`."""
+        """See `KeptAnswers.pass_turn`."""
         await self._ask(lambda answers: answers.pass_turn(question))
 
     async def close(self) -> None:
@@ -41,10 +41,10 @@ class Lookups:
     async def _look_all_up(self, questions: Sequence[Question]) -> list[Found]:
         return await self._ask(lambda answers: answers.look_up(questions))
 
-    async def _ask(self, verb: Callable[[Answers], Awaitable[R]]) -> R:
+    async def _ask(self, verb: Callable[[KeptAnswers], Awaitable[R]]) -> R:
         return await self._cache.wait_for(lambda: self._asked(verb))
 
-    async def _asked(self, verb: Callable[[Answers], Awaitable[R]]) -> R:
+    async def _asked(self, verb: Callable[[KeptAnswers], Awaitable[R]]) -> R:
         if self._answers is None:  # where the server is may be known only now
             self._answers = await self._opened.enter_async_context(self._open_answers())
         return await verb(self._answers)

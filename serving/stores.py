@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from persona.errors import StoreRefused
 from persona.settings import Settings
-from persona.stores.answers import Answers
+from persona.stores.kept_answers import KeptAnswers
 from persona.stores.cache import Cache
 from persona.stores.documents import Documents
 from persona.stores.graph import Graph
-from persona.stores.opening import answers_of, cache_of, documents_of, graph_of, vectors_of, warehouse_of
+from persona.stores.opening import kept_answers_of, cache_of, documents_of, graph_of, vectors_of, warehouse_of
 from persona.stores.vectors import VectorStore
 from persona.stores.warehouse import Warehouse
 
@@ -28,7 +28,7 @@ class StoreOpeners:
     graph: Callable[[], AbstractContextManager[Graph]]
     warehouse: Callable[[], AbstractContextManager[Warehouse]]
     cache: Callable[[], AbstractContextManager[Cache]]
-    answers: Callable[[], AbstractAsyncContextManager[Answers]]
+    answers: Callable[[], AbstractAsyncContextManager[KeptAnswers]]
     """For the event loop, on the same server."""
 
 
@@ -58,5 +58,5 @@ def openers(settings: Settings) -> StoreOpeners:
         graph=graph,
         warehouse=lambda: warehouse_of(settings),
         cache=lambda: cache_of(settings),
-        answers=lambda: answers_of(settings),
+        answers=lambda: kept_answers_of(settings),
     )

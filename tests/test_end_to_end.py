@@ -71,7 +71,7 @@ def test_a_file_in_the_folder_changes_an_answer_with_nobody_touching_anything(pl
     assert {offer["campaign_id"] for offer in after["recommendations"]} <= catalog
     assert known(platform, "bert")["recommendations"]
 
-    mine = eventually(lambda: ended(platform, runs), seconds=60, what="the end of the run")
+    mine = eventually(lambda: ended(platform, runs), seconds=180, what="the end of the run")
     assert {(status, job) for _, status, job in mine} == {("SUCCESS", "drops_job")}
     checks = {
         f"{asset}: {check['name']}": (check["executionForLatestMaterialization"] or {}).get("status")

@@ -1,4 +1,4 @@
-"""What makes kept answers outdated, and counters, in Redis. The answers themselves are in `answers`.
+"""What makes kept answers outdated, and counters, in Redis. The answers themselves are in `kept_answers`.
 
 Each person has one hash of answers and one version, which an eviction moves.
 """

@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, cont
 from dataclasses import dataclass
 
 from persona.settings import Settings
-from persona.stores.answers import Answers, open_answers
+from persona.stores.kept_answers import KeptAnswers, open_kept_answers
 from persona.stores.cache import Cache, open_cache
 from persona.stores.documents import Documents, open_documents
 from persona.stores.graph import Graph, open_graph
@@ -64,9 +64,9 @@ def cache_of(settings: Settings, url: str = "", *, at_once: bool = True) -> Abst
     return open_cache(url or settings.addresses.redis, timeout_seconds=settings.store_timeout_seconds, at_once=at_once)
 
 
-def answers_of(settings: Settings) -> AbstractAsyncContextManager[Answers]:
+def kept_answers_of(settings: Settings) -> AbstractAsyncContextManager[KeptAnswers]:
     """Redis, for an event loop; it connects, and raises, when it is first used."""
-    return open_answers(settings.addresses.redis, timeout_seconds=settings.store_timeout_seconds)
+    return open_kept_answers(settings.addresses.redis, timeout_seconds=settings.store_timeout_seconds)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from persona.pipeline import lease as leasing
 from persona.pipeline.draining import Batch, Outcome, Pipeline
 from persona.pipeline.stages import DRAINING_ASSETS, PROJECTIONS, UPSTREAM, downstream
 from persona.stores.cache import Cache
-from tests.kept import Kept
+from tests.kept_answers import Kept
 
 SINKS = [sink for sink in UPSTREAM if sink != "cache"]
 

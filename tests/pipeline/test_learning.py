@@ -11,7 +11,7 @@ from persona.pipeline import learning, sinks
 from persona.pipeline.draining import Batch
 from persona.pipeline.labelling import LESSONS_TO_EXIST, classifier_to_ask, forget_lessons, labeller_of
 from persona.pipeline.rebuilding import rebuild
-from tests.kept import Kept
+from tests.kept_answers import Kept
 from tests.pipeline.conftest import ENCODER, START, World
 
 THINGS = ["card", "phone", "letter", "parcel", "key", "watch"]

@@ -26,7 +26,7 @@ from persona.schemas import Answer, Campaign, Engagement, ExpressedIntent, Fact,
 from persona.stores.documents import Documents
 from persona.stores.documents.embeddings import Embeddings
 from persona.stores.documents.ledger import Ledger
-from tests.kept import Kept
+from tests.kept_answers import Kept
 from tests.pipeline.conftest import ENCODER, USERS, World, history, parts
 from tests.worlds import HashingEncoder, related
 

@@ -18,7 +18,7 @@ from persona.intake.catalogs import load_folder
 from persona.intake.drops import take_in_all
 from persona.settings import Settings
 from persona.stores.documents.ledger import Entry
-from tests.kept import Kept
+from tests.kept_answers import Kept
 from tests.pipeline.conftest import START, World
 from tests.pipeline.conftest import new_world as new_world
 from tests.worlds import graph_session

@@ -30,7 +30,7 @@ from persona.schemas import (
     Vector,
 )
 from persona.settings import Settings
-from persona.stores.answers import Found, Question
+from persona.stores.kept_answers import Found, Question
 from persona.stores.documents.idempotency import Said
 from persona.stores.documents.ledger import Entry
 from persona.stores.live import Live

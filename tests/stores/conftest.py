@@ -17,7 +17,7 @@ from persona.stores.cache import Cache, open_cache
 from persona.stores.graph import Graph, open_graph
 from persona.stores.vectors import VectorStore, open_vectors
 from persona.stores.warehouse import Warehouse, open_warehouse
-from tests.kept import Kept
+from tests.kept_answers import Kept
 
 DIMENSION = 32
 

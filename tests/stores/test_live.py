@@ -9,7 +9,7 @@ import pytest
 
 from persona.stores.cache import Cache
 from persona.stores.live import Learned, LearnedOpening, LearnedText
-from tests.kept import Kept
+from tests.kept_answers import Kept
 from tests.stores.conftest import NAUGHTY_IDS
 
 AT = datetime(2026, 1, 1, 12, 0, 0, 250_000, tzinfo=UTC)

@@ -10,7 +10,7 @@ from persona.stores.cache import Cache
 from persona.stores.graph import Graph
 from persona.stores.vectors import VectorStore
 from persona.stores.warehouse import Warehouse
-from tests.kept import Kept
+from tests.kept_answers import Kept
 from tests.stores.conftest import NAUGHTY_IDS
 from tests.stores.test_graph import NOW, engagement
 from tests.stores.test_vectors import conversations, profiles

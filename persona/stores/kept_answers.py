@@ -92,7 +92,7 @@ class Found:
 
     answer: bytes | None
     version: str
-    """The person's, opaque: hand it to `Answers.keep` with the answer computed after this was found."""
+    """The person's, opaque: hand it to `KeptAnswers.keep` with the answer computed after this was found."""
     turn: bool
     """Whether there is none and it is the asker's to compute it. If not, someone else has been at it, for `COMPUTING_SECONDS` at most."""
     counted: int
@@ -101,7 +101,7 @@ class Found:
     """Whether there is no answer and something came in that not every store has (see `LiveRecords`)."""
 
 
-class Answers:
+class KeptAnswers:
     """Cached answers. Each instance takes its turns to compute for itself: one that asks again still has them.
 
     Every verb raises `StoreUnavailable` or `StoreRefused`.
@@ -137,7 +137,7 @@ class Answers:
 
 
 @asynccontextmanager
-async def open_answers(url: str, *, timeout_seconds: float = 10) -> AsyncIterator[Answers]:
+async def open_kept_answers(url: str, *, timeout_seconds: float = 10) -> AsyncIterator[KeptAnswers]:
     """Hand them out, close the connections. It connects, and raises, when first used; how long it waits is the caller's."""
     client = redis.asyncio.Redis.from_url(
         url,
@@ -146,7 +146,7 @@ async def open_answers(url: str, *, timeout_seconds: float = 10) -> AsyncIterato
         retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
     )
     try:
-        yield Answers(client)
+        yield KeptAnswers(client)
     finally:
         await client.aclose()
 

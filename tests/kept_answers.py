@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from persona.stores.answers import Answers, Question, open_answers
+from persona.stores.kept_answers import KeptAnswers, Question, open_kept_answers
 
 R = TypeVar("R")
 
@@ -30,9 +30,9 @@ class Kept:
         _, version = self.read(user, scope, field)
         return self.write(user, scope, field, payload, version=version, ttl=ttl)
 
-    def _asked(self, work: Callable[[Answers], Awaitable[R]]) -> R:
+    def _asked(self, work: Callable[[KeptAnswers], Awaitable[R]]) -> R:
         async def ask() -> R:
-            async with open_answers(self._url) as answers:
+            async with open_kept_answers(self._url) as answers:
                 return await work(answers)
 
         return asyncio.run(ask())

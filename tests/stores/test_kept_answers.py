@@ -12,9 +12,9 @@ import redis
 
 from persona.errors import StoreRefused, StoreUnavailable
 from persona.settings import Settings
-from persona.stores.answers import COMPUTING_SECONDS, Answers, Counted, Found, Question, epoch_of, open_answers
+from persona.stores.kept_answers import COMPUTING_SECONDS, KeptAnswers, Counted, Found, Question, epoch_of, open_kept_answers
 from persona.stores.cache import Cache
-from tests.kept import Kept
+from tests.kept_answers import Kept
 from tests.stores.conftest import NAUGHTY_IDS
 
 R = TypeVar("R")
@@ -26,23 +26,23 @@ def url(cache: Cache, stack_settings: Settings) -> str:
     return stack_settings.addresses.redis
 
 
-def asked(url: str, work: Callable[[Answers], Awaitable[R]]) -> R:
+def asked(url: str, work: Callable[[KeptAnswers], Awaitable[R]]) -> R:
     """What `work` returns of a reader."""
 
     async def ask() -> R:
-        async with open_answers(url) as reader:
+        async with open_kept_answers(url) as reader:
             return await work(reader)
 
     return asyncio.run(ask())
 
 
 @asynccontextmanager
-async def two(url: str) -> AsyncIterator[tuple[Answers, Answers]]:
-    async with open_answers(url) as one, open_answers(url) as other:
+async def two(url: str) -> AsyncIterator[tuple[KeptAnswers, KeptAnswers]]:
+    async with open_kept_answers(url) as one, open_kept_answers(url) as other:
         yield one, other
 
 
-async def turn(reader: Answers, user: str, field: str = "q") -> bool:
+async def turn(reader: KeptAnswers, user: str, field: str = "q") -> bool:
     [found] = await reader.look_up([Question(user, "g", field)])
     return found.turn
 
@@ -128,7 +128,7 @@ def test_what_a_question_counts_is_counted_with_it_and_forgotten_in_time(url: st
     bucket = Counted(f"test:{time.monotonic()}", 100)
     questions = [Question("u", "g", "q", bucket), Question("v", "g", "q"), Question("v", "g", "q", bucket)]
 
-    async def ask(reader: Answers) -> list[Found]:
+    async def ask(reader: KeptAnswers) -> list[Found]:
         return [*await reader.look_up(questions), *await reader.look_up(questions[:1])]
 
     assert [found.counted for found in asked(url, ask)] == [1, 0, 2, 3]
@@ -139,7 +139,7 @@ def test_what_a_question_counts_is_counted_with_it_and_forgotten_in_time(url: st
 
 
 def test_a_connection_that_the_server_closed_is_opened_again(url: str) -> None:
-    async def ask(reader: Answers) -> int:
+    async def ask(reader: KeptAnswers) -> int:
         await reader.look_up([Question("u", "g", "q")])
         with redis.Redis.from_url(url) as client:
             client.client_kill_filter(_type="normal", skipme=True)
