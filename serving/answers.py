@@ -16,8 +16,8 @@ from persona.errors import StoreUnavailable, TooManyRequests
 from persona.ranking.recommender import Degraded, Query, Recommender
 from persona.ranking.tracing import Trail
 from persona.schemas import Answer
-from persona.stores.kept_answers import Counted, Found, Question, epoch_of
 from persona.stores.cache import Cache
+from persona.stores.kept_answers import Counted, Found, Question, epoch_of
 from serving import telemetry
 from serving.flights import Flights
 from serving.guard import THREADS, Guard, one_deadline

@@ -8,8 +8,8 @@ from limits import parse
 from limits.storage import MemoryStorage
 
 from persona.errors import StoreUnavailable, TooManyRequests
-from persona.stores.kept_answers import Counted
 from persona.stores.cache import Cache
+from persona.stores.kept_answers import Counted
 from serving.auth import Caller
 from serving.guard import Guard
 

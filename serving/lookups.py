@@ -4,8 +4,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TypeVar
 
-from persona.stores.kept_answers import KeptAnswers, Found, Question
 from persona.stores.cache import Cache
+from persona.stores.kept_answers import Found, KeptAnswers, Question
 from serving.batches import Batches
 from serving.guard import Guard
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from persona.errors import StoreRefused
 from persona.settings import Settings
-from persona.stores.kept_answers import KeptAnswers
 from persona.stores.cache import Cache
 from persona.stores.documents import Documents
 from persona.stores.graph import Graph
-from persona.stores.opening import kept_answers_of, cache_of, documents_of, graph_of, vectors_of, warehouse_of
+from persona.stores.kept_answers import KeptAnswers
+from persona.stores.opening import cache_of, documents_of, graph_of, kept_answers_of, vectors_of, warehouse_of
 from persona.stores.vectors import VectorStore
 from persona.stores.warehouse import Warehouse
 

@@ -5,10 +5,10 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, cont
 from dataclasses import dataclass
 
 from persona.settings import Settings
-from persona.stores.kept_answers import KeptAnswers, open_kept_answers
 from persona.stores.cache import Cache, open_cache
 from persona.stores.documents import Documents, open_documents
 from persona.stores.graph import Graph, open_graph
+from persona.stores.kept_answers import KeptAnswers, open_kept_answers
 from persona.stores.vectors import VectorStore, open_vectors
 from persona.stores.warehouse import Warehouse, open_warehouse
 

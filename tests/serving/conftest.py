@@ -30,9 +30,9 @@ from persona.schemas import (
     Vector,
 )
 from persona.settings import Settings
-from persona.stores.kept_answers import Found, Question
 from persona.stores.documents.idempotency import Said
 from persona.stores.documents.ledger import Entry
+from persona.stores.kept_answers import Found, Question
 from persona.stores.live import Live
 from serving.app import create_app
 from serving.stores import StoreOpeners

@@ -8,8 +8,8 @@ import redis
 
 from persona.errors import StoreRefused, StoreUnavailable
 from persona.settings import Settings
-from persona.stores.kept_answers import epoch_of
 from persona.stores.cache import Cache, open_cache
+from persona.stores.kept_answers import epoch_of
 from tests.kept_answers import Kept
 from tests.stores.conftest import NAUGHTY_IDS
 

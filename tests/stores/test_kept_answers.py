@@ -12,8 +12,8 @@ import redis
 
 from persona.errors import StoreRefused, StoreUnavailable
 from persona.settings import Settings
-from persona.stores.kept_answers import COMPUTING_SECONDS, KeptAnswers, Counted, Found, Question, epoch_of, open_kept_answers
 from persona.stores.cache import Cache
+from persona.stores.kept_answers import COMPUTING_SECONDS, Counted, Found, KeptAnswers, Question, epoch_of, open_kept_answers
 from tests.kept_answers import Kept
 from tests.stores.conftest import NAUGHTY_IDS
 
