@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
@@ -43,6 +44,14 @@ SPEAKS = 0.1
 """Share of events before which the person says something, and before their first."""
 SAID = "I am looking for something nice for the holidays, for two."
 AT_ONCE = 5_000
+COLUMNS = pa.schema(
+    {
+        name: pa.string()
+        for name in ("_id", "user_id", "event", "campaign_id", "channel", "text_hash", "conversation_id", "intent")
+    }
+    | {"timestamp": pa.timestamp("ms"), "characters": pa.int64()}
+)
+"""As the truth hands records out to who reads all of them."""
 CAMPAIGNS = {f"c_{101 + number}": Campaign(campaign_id=f"c_{101 + number}", name=f"Offer {number}") for number in range(1_000)}
 
 
@@ -67,11 +76,13 @@ def main() -> None:
 
 def in_memory(table: Table, engagements: int, users: int, *, all_baselines: bool) -> None:
     """What is computed, without a store."""
-    batches = list(in_batches(records(engagements, users)))
+    everything = pa.concat_tables(
+        pa.Table.from_pylist(batch, schema=COLUMNS) for batch in in_batches(records(engagements, users))
+    )
     vectors = drawn(users)
     with timed(table, "log in memory"):
         log = Log(
-            batches, vectors={f"text {number}": vector for number, vector in enumerate(vectors)}, inferred={}, named={}, openings={},
+            everything, vectors={f"text {number}": vector for number, vector in enumerate(vectors)}, inferred={}, named={}, openings={},
             catalogue=CAMPAIGNS, campaign_vectors={},
         )  # fmt: skip
     with timed(table, "figures of a model"):

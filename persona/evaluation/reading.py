@@ -1,8 +1,10 @@
 """What an evaluation needs of the stores: the log of everything, the generation in force, the limits that are set. Only reads."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 from persona.evaluation.gate import Limits
 from persona.evaluation.replay import Log
-from persona.pipeline.reading import read_ahead
+from persona.projections.histories import distinct
 from persona.ranking.model import RankingModel
 from persona.settings import Settings
 from persona.stores.documents import Documents
@@ -22,16 +24,23 @@ def in_force_of(documents: Documents) -> tuple[str, RankingModel] | None:
 
 def read_log(documents: Documents, *, words: bool = False) -> Log:
     """Everything that the truth holds of people and campaigns; with `words`, what people said too."""
-    records = documents.records
+    records = documents.records.replayable(words=words)
     catalogue = {campaign.campaign_id: campaign for campaign in documents.catalog.campaigns()}
-    texts = {campaign: text_hash(entry.text) for campaign, entry in catalogue.items() if entry.text}
-    vectors = documents.embeddings.get({*records.text_hashes(), *texts.values()})
+    of_campaigns = {campaign: text_hash(entry.text) for campaign, entry in catalogue.items() if entry.text}
+    texts = {*distinct(records["text_hash"]), *of_campaigns.values()}
+    with ThreadPoolExecutor(thread_name_prefix="read-log") as reading:  # the server is waited for most of the time
+        vectors = reading.submit(documents.embeddings.get, texts)
+        inferred = reading.submit(documents.embeddings.labels, texts)
+        named = reading.submit(documents.embeddings.mentions, texts)
+        openings = reading.submit(documents.conversations.everything)
     return Log(
-        read_ahead(records.replayable(words=words)),
-        vectors=vectors,
-        inferred=documents.embeddings.labels(vectors),
-        named=documents.embeddings.mentions(vectors),
-        openings=documents.conversations.everything(),
+        records,
+        vectors=vectors.result(),
+        inferred=inferred.result(),
+        named=named.result(),
+        openings=openings.result(),
         catalogue=catalogue,
-        campaign_vectors={campaign: vectors[key] for campaign, key in texts.items() if key in vectors},
+        campaign_vectors={
+            campaign: vectors.result()[text] for campaign, text in of_campaigns.items() if text in vectors.result()
+        },
     )

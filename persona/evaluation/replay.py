@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby, islice
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,9 @@ from persona.schemas import (
     Vectors,
 )
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 Nearest = Sequence[tuple[int, float]]
 """Places and cosines."""
 ASKED_AT_ONCE = 128
@@ -50,7 +53,7 @@ class Log(Histories):
 
     def __init__(
         self,
-        batches: Iterable[Sequence[Record]],
+        records: "pa.Table",
         *,
         vectors: Mapping[str, Vector],
         inferred: Mapping[str, str],
@@ -66,14 +69,10 @@ class Log(Histories):
         """
         self.vectors, self.inferred, self.named, self.openings = vectors, inferred, named, openings
         self.catalogue, self.campaign_vectors = catalogue, campaign_vectors
-        self.words: dict[str, str] = {}
-        super().__init__(map(self._with_words, batches), lambda texts: named)
+        self.words = _words_in(records) if "message" in records.column_names else {}
+        super().__init__(records, lambda texts: named)
         unknown = np.array([text not in vectors for text in self.texts.all] + [True])[self.text]
         self.text[unknown], self.characters[unknown] = NONE, 0
-
-    def _with_words(self, batch: Sequence[Record]) -> Sequence[Record]:
-        self.words.update((record["text_hash"], record["message"]) for record in batch if "message" in record)
-        return batch
 
     @cached_property
     def text_vectors(self) -> Vectors:
@@ -149,6 +148,12 @@ class Log(Histories):
         rows = slice(self.begins[user], self.begins[user + 1])
         first, last = self.begins[user] + np.searchsorted(self.at_ms[rows], [start_ms, end_ms + 1])
         return " ".join(self.words.get(self.texts.all[text], "") for text in self.text[first:last] if text != NONE)
+
+
+def _words_in(records: "pa.Table") -> dict[str, str]:
+    """Each text that was said, by its hash."""
+    hashes, words = records.select(["text_hash", "message"]).drop_null().columns
+    return dict(zip(hashes.to_pylist(), words.to_pylist(), strict=True))
 
 
 @dataclass(frozen=True, slots=True)

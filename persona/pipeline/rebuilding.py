@@ -341,8 +341,9 @@ def _neo4j_graph(rebuild: _Rebuild) -> None:
         known = {campaign.campaign_id for campaign in documents.catalog.campaigns()}
         rebuild.removed += mine.delete_campaigns(set(mine.campaign_ids()) - known) + mine.delete_lone_intents()
         generation = documents.generations.in_force_id()
-        mine.forget_relations(but=[generation] if generation else [])
-        if generation and (fingerprint := documents.generations.fingerprint_of(generation)):
+        if generation is None:
+            mine.forget_relations(but=[])
+        elif fingerprint := documents.generations.fingerprint_of(generation):
             rebuild.records += sinks.relate(lease, documents, graph, generation, fingerprint)
         rebuild.end(lease)
 

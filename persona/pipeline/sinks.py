@@ -33,7 +33,7 @@ USERS = 1_000
 READERS_LEAVE_SECONDS = 5.0
 """Serving looks every second which collections are in use; then the questions that are under way have to end."""
 FACTS = 10_000
-CAMPAIGNS = 50
+CAMPAIGNS = 200
 MADE_OF_MENTIONS = ("milvus_collection", "neo4j_graph", "cache")
 """What is to be computed anew where other campaigns are found in a text."""
 MADE_OF_LABELS = ("neo4j_graph", "cache")
@@ -291,13 +291,17 @@ def count_users(documents: Documents, warehouse: Warehouse, users: list[str]) ->
 
 
 def relate(lease: Lease, documents: Documents, graph: Graph, generation: str, fingerprint: str) -> int:
-    """Tie campaigns that go together by the model with this fingerprint, as the generation's; return how many ties there are."""
+    """Tie campaigns that go together by the model with this fingerprint, as the generation's, and no others.
+
+    Return how many ties there are.
+    """
     of_campaigns = documents.relations.of(fingerprint)
     written = 0
     while chunk := list(islice(of_campaigns, CAMPAIGNS)):
         lease.check()
-        relations = [relation for _, related in chunk for relation in related]
-        written += graph.fenced(lease.token).upsert_relations(relations, generation=generation, run_id=chunk[0][0])
+        relations = {related[0].campaign_id: related for _, related in chunk}
+        written += graph.fenced(lease.token).replace_relations(relations, generation=generation, run_id=chunk[0][0])
+    graph.fenced(lease.token).forget_relations(but=[generation])
     return written
 
 

@@ -3,12 +3,12 @@
 What a conversation, a tie or a profile is, is said there; here a hundred thousand people's are computed in a second.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ from persona.projections.conversations import (
 )
 from persona.projections.engagements import EVENT_NAMES, EVENT_WEIGHTS, MENTION_WEIGHT
 from persona.schemas import Event, Vector, Vectors
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 NONE = -1
 """The number of what is not there."""
@@ -45,31 +48,15 @@ Naming = Callable[[Collection[str]], Mapping[str, Sequence[str]]]
 
 
 class Names:
-    """Strings by number: as they come, until they are sorted."""
+    """The distinct strings of a column, in their order; their numbers are their places."""
 
-    def __init__(self) -> None:
-        self.numbers: dict[str, int] = {}
-        self._coming: defaultdict[str | None, int] = defaultdict(lambda: len(self._coming) - 1)
-        self._coming[None] = NONE
-
-    def number(self, names: Iterable[str | None]) -> list[int]:
-        """Of each of these, a new one if need be; -1 for none."""
-        return [self._coming[name] for name in names]
-
-    def sort(self) -> Ints:
-        """Number them in their own order, whatever they came in; return the new number of each old one, and of none last."""
-        del self._coming[None]
-        names = sorted(self._coming)  # type: ignore[type-var]
-        moved = np.full(len(names) + 1, NONE, dtype=np.int64)
-        moved[np.fromiter(map(self._coming.__getitem__, names), np.int64, len(names))] = np.arange(len(names))
-        self.numbers = dict(zip(names, range(len(names)), strict=True))  # type: ignore[arg-type]
-        self._coming.clear()
-        return moved
+    def __init__(self, names: Iterable[str]) -> None:
+        self.all = sorted(names)
 
     @cached_property
-    def all(self) -> list[str]:
-        """By number, when they are sorted."""
-        return list(self.numbers)
+    def numbers(self) -> dict[str, int]:
+        """By name."""
+        return {name: number for number, name in enumerate(self.all)}
 
 
 class Histories:
@@ -78,56 +65,36 @@ class Histories:
     Columns rather than records: millions of them are to fit.
     """
 
-    def __init__(self, batches: Iterable[Sequence[Record]], named: Naming) -> None:
+    def __init__(self, records: "pa.Table", named: Naming) -> None:
         """Take in records as `Records.replayable` gives them; `named` is asked once, about all texts that they have."""
-        self.users, self.campaigns, self.channels = Names(), Names(), Names()
-        self.texts, self.talks, self.intents = Names(), Names(), Names()
-        ids: list[str] = []
-        parts: list[Ints] = []
-        for batch in batches:
-            ids += [record["_id"] for record in batch]
-            parts.append(self._columns_of(batch))
-        columns = np.concatenate(parts, axis=1) if parts else np.zeros((9, 0), np.int64)
-        del parts
-        for place, names in ((0, self.users), (4, self.channels), (5, self.texts), (6, self.talks), (7, self.intents)):
-            columns[place] = names.sort()[columns[place]]
-        mentions = named(self.texts.numbers.keys())
-        self.campaigns.number(campaign for campaigns in mentions.values() for campaign in campaigns)
-        columns[3] = self.campaigns.sort()[columns[3]]
-        mentioned = [[self.campaigns.numbers[campaign] for campaign in mentions.get(text, ())] for text in self.texts.all]
-        self._mentions_begin: Ints = np.cumsum([0, *map(len, mentioned)])
-        self._mentioned: Ints = np.fromiter((campaign for of_text in mentioned for campaign in of_text), np.int64)
-        of_rows = np.array(ids, dtype=object)
-        order = _in_order(columns[0], columns[1], of_rows)
-        self._ids = of_rows[order]
-        self.user, self.at_ms, self.event, self.campaign, self.channel, self.text, self.talk, self.intent, self.characters = (
-            column[order] for column in columns
+        self.users, self.channels, self.texts, self.talks, self.intents = (
+            Names(distinct(records[field])) for field in ("user_id", "channel", "text_hash", "conversation_id", "intent")
         )
-        self.begins: Ints = np.searchsorted(self.user, np.arange(len(self.users.numbers) + 1))
+        mentions = named(self.texts.numbers.keys())
+        self.campaigns = Names({*distinct(records["campaign_id"]), *chain.from_iterable(mentions.values())})
+        self._mentions_begin: Ints = np.cumsum([0, *(len(mentions.get(text, ())) for text in self.texts.all)])
+        mentioned = (self.campaigns.numbers[campaign] for text in self.texts.all for campaign in mentions.get(text, ()))
+        self._mentioned: Ints = np.fromiter(mentioned, np.int64)
+        user, at_ms = numbered(records["user_id"], self.users.numbers), records["timestamp"].cast("int64").to_numpy()
+        order = _in_order(user, at_ms, records["_id"])
+        self._ids = records["_id"].take(order)
+        self.user, self.at_ms = user[order], at_ms[order]
+        self.event = numbered(records["event"], EVENTS)[order]
+        self.campaign = numbered(records["campaign_id"], self.campaigns.numbers)[order]
+        self.channel = numbered(records["channel"], self.channels.numbers)[order]
+        self.text = numbered(records["text_hash"], self.texts.numbers)[order]
+        self.talk = numbered(records["conversation_id"], self.talks.numbers)[order]
+        self.intent = numbered(records["intent"], self.intents.numbers)[order]
+        self.characters: Ints = records["characters"].fill_null(0).to_numpy()[order]
+        self.begins: Ints = np.searchsorted(self.user, np.arange(len(self.users.all) + 1))
         self._first_ms = int(self.at_ms.min(initial=0))
         self._span_ms = int(self.at_ms.max(initial=0)) - self._first_ms + 1
-
-    def _columns_of(self, batch: Sequence[Record]) -> Ints:
-        """Shape (9, records); names as they come."""
-        return np.array(
-            (
-                self.users.number([record["user_id"] for record in batch]),
-                [(record["timestamp"] - EPOCH) // MS for record in batch],
-                [EVENTS[record["event"]] for record in batch],
-                self.campaigns.number([record.get("campaign_id") for record in batch]),
-                self.channels.number([record["channel"] for record in batch]),
-                self.texts.number([record.get("text_hash") for record in batch]),
-                self.talks.number([record.get("conversation_id") for record in batch]),
-                self.intents.number([record.get("intent") for record in batch]),
-                [record.get("characters", 0) for record in batch],
-            ),
-            dtype=np.int64,
-        )
 
     def records(self, rows: Iterable[int]) -> Iterator[dict[str, Any]]:
         """These rows as the truth has them (see `Records.histories`)."""
         places = np.fromiter(rows, dtype=np.int64)
-        told = zip(*(column[places].tolist() for column in (self._ids, self.user, self.at_ms, self.event)), strict=True)
+        columns = (column[places].tolist() for column in (self.user, self.at_ms, self.event))
+        told = zip(self._ids.take(places).to_pylist(), *columns, strict=True)
         optional = (
             ("campaign_id", self.campaigns, self.campaign),
             ("text_hash", self.texts, self.text),
@@ -229,7 +196,7 @@ class Histories:
         found = _unit(csr_array((lengths, self.text[rows], begins), shape=(len(counts), len(vectors))) @ vectors)
         for talk in np.flatnonzero(counts > 1).tolist() if openings else ():
             said = rows[begins[talk] : begins[talk + 1]]
-            first = self._ids[talks.rows[talks.begins[talk]]]
+            first = self._ids[talks.rows[talks.begins[talk]]].as_py()
             told, vector = openings.get(conversation_id(self.users.all[talks.user[talk]], first), ("", None))
             if vector is not None and told == said_in(self.texts.all[text] for text in self.text[said].tolist()):
                 found[talk] = vector
@@ -351,13 +318,27 @@ class Pairs:
     last_at_ms: Ints
 
 
-def _in_order(user: Ints, at_ms: Ints, ids: NDArray[np.object_]) -> Ints:
+def distinct(column: "pa.ChunkedArray") -> list[str]:
+    """The strings that there are, in no order."""
+    found: list[str] = column.unique().drop_null().to_pylist()
+    return found
+
+
+def numbered(column: "pa.ChunkedArray", numbers: Mapping[str, int]) -> Ints:
+    """The number of each of these strings, all of which have one; -1 for none."""
+    coded = column.dictionary_encode().combine_chunks()
+    of_codes = np.array([*map(numbers.__getitem__, coded.dictionary.to_pylist()), NONE], np.int64)
+    found: Ints = of_codes[coded.indices.fill_null(NONE).to_numpy(zero_copy_only=False)]
+    return found
+
+
+def _in_order(user: Ints, at_ms: Ints, ids: "pa.ChunkedArray") -> Ints:
     order = np.lexsort((at_ms, user))
     equal = (np.diff(user[order]) == 0) & (np.diff(at_ms[order]) == 0)
     if equal.any():  # only then do ids decide: comparing millions of them takes longer than all the rest
         tied = np.flatnonzero(np.append(equal, False) | np.append(False, equal))
         rows = order[tied]
-        _, rank = np.unique(ids[rows], return_inverse=True)
+        _, rank = np.unique(np.array(ids.take(rows).to_pylist(), object), return_inverse=True)
         order[tied] = rows[np.lexsort((rank, at_ms[rows], user[rows]))]
     return order
 

@@ -12,7 +12,6 @@ from persona.errors import NotFound
 from persona.pipeline import sinks
 from persona.pipeline.draining import Pipeline
 from persona.pipeline.lease import Lease
-from persona.pipeline.reading import read_ahead
 from persona.pipeline.stages import CODE_VERSIONS, PROJECTIONS
 from persona.projections.histories import EVER, Histories
 from persona.ranking.days import Days
@@ -104,12 +103,13 @@ def publish_candidate(pipeline: Pipeline, graph: Graph, *, run_id: str) -> Publi
         serving = (in_force[0], RankingModel.model_validate(in_force[1])) if in_force else None
         decision = decide(candidate, serving, verdict, withdrawn=generations.withdrawn())
         if decision.publish:
-            name = _publish(pipeline, graph, lease, candidate, decision.reason)
+            name = _publish(pipeline, lease, candidate, decision.reason)
             pipeline.announce(run_id)
             count(1)
         elif serving is None or candidate.fingerprint != serving[1].fingerprint:  # what serves is no refused candidate
             lease.check()
             generations.refuse_candidate(decision.reason)
+        _show_relations(pipeline, graph, lease)
         return Published(decision, name, f"{candidate.fingerprint}-{CODE_VERSIONS['generation']}", state)
 
 
@@ -122,7 +122,7 @@ def publish_by_hand(pipeline: Pipeline, graph: Graph, generation: str | None, *,
     Raises `NotFound` where there is no such generation, or no candidate.
     """
     generations = pipeline.documents.generations
-    with _by_hand(pipeline, run_id, "publish") as lease:
+    with _by_hand(pipeline, graph, run_id, "publish") as lease:
         serving = generations.in_force_id()
         if generation is not None:
             found = generations.get(generation)
@@ -130,18 +130,14 @@ def publish_by_hand(pipeline: Pipeline, graph: Graph, generation: str | None, *,
                 raise NotFound(
                     f"there is no generation {generation}", hint="`persona generations list` shows those that are kept."
                 )
-            fingerprint = RankingModel.model_validate(found.model).fingerprint
-            _swap(
-                pipeline, graph, lease, generation, fingerprint,
-                lambda session: generations.put_in_force(generation, session=session),
-            )  # fmt: skip
+            _swap(pipeline, lease, lambda session: generations.put_in_force(generation, session=session))
             return Swapped(generation, serving)
         stored = generations.candidate()
         if stored is None:
             raise NotFound("no model has been fitted yet", hint="`persona materialize` fits one.")
         refusal = generations.refusal()
         reason = f"published by hand, though: {refusal}" if refusal else "published by hand"
-        return Swapped(_publish(pipeline, graph, lease, RankingModel.model_validate(stored), reason), serving)
+        return Swapped(_publish(pipeline, lease, RankingModel.model_validate(stored), reason), serving)
 
 
 def roll_back(pipeline: Pipeline, graph: Graph, *, run_id: str) -> Swapped:
@@ -150,44 +146,40 @@ def roll_back(pipeline: Pipeline, graph: Graph, *, run_id: str) -> Swapped:
     Raises `NotFound` where none served before.
     """
     generations = pipeline.documents.generations
-    with _by_hand(pipeline, run_id, "rollback") as lease:
+    with _by_hand(pipeline, graph, run_id, "rollback") as lease:
         serving, former = generations.in_force_id(), generations.former()
         found = generations.get(former) if former else None
         if found is None:
             raise NotFound("no generation served before", hint="`persona generations list` shows those that are kept.")
-        fingerprint = RankingModel.model_validate(found.model).fingerprint
-        _swap(pipeline, graph, lease, found.id, fingerprint, lambda session: generations.roll_back(session=session))
+        _swap(pipeline, lease, lambda session: generations.roll_back(session=session))
         return Swapped(found.id, serving)
 
 
 # -- in one order -----------------------------------------------------------------------------------------------------------
 
 
-def _publish(pipeline: Pipeline, graph: Graph, lease: Lease, model: RankingModel, reason: str) -> str:
+def _publish(pipeline: Pipeline, lease: Lease, model: RankingModel, reason: str) -> str:
     """Put the model in force as a generation of its own; return its id."""
     generations = pipeline.documents.generations
     name = generation_id(datetime.now(UTC))
-    _swap(
-        pipeline, graph, lease, name, model.fingerprint,
-        lambda session: generations.publish(name, model.model_dump(), reason=reason, session=session),
-    )  # fmt: skip
+    _swap(pipeline, lease, lambda session: generations.publish(name, model.model_dump(), reason=reason, session=session))
     return name
 
 
-def _swap(
-    pipeline: Pipeline, graph: Graph, lease: Lease, generation: str, fingerprint: str, swap: Callable[[ClientSession], None]
-) -> None:
-    """Let the graph hold what the generation needs, and only then let it serve.
-
-    Who still answers from the one before finds its relations too, until the next swap.
-    """
-    documents = pipeline.documents
-    before = documents.generations.in_force_id()
-    sinks.relate(lease, documents, graph, generation, fingerprint)
+def _swap(pipeline: Pipeline, lease: Lease, swap: Callable[[ClientSession], None]) -> None:
+    """Let another generation serve, and forget what nobody can go back to."""
     lease.transaction(swap)
-    graph.fenced(lease.token).forget_relations(but={generation, before or generation})
-    lease.transaction(lambda session: documents.generations.forget_old(keep=KEPT, session=session))
+    lease.transaction(lambda session: pipeline.documents.generations.forget_old(keep=KEPT, session=session))
     _forget_relations(pipeline, lease)
+
+
+def _show_relations(pipeline: Pipeline, graph: Graph, lease: Lease) -> None:
+    """Let the graph show what goes together by the generation in force, where it does not yet: answers do not wait for it."""
+    documents = pipeline.documents
+    generation = documents.generations.in_force_id()
+    fingerprint = documents.generations.fingerprint_of(generation) if generation else None
+    if generation and fingerprint and graph.count_relations(generation) != documents.relations.count(fingerprint):
+        sinks.relate(lease, documents, graph, generation, fingerprint)
 
 
 def _forget_relations(pipeline: Pipeline, lease: Lease) -> None:
@@ -197,17 +189,18 @@ def _forget_relations(pipeline: Pipeline, lease: Lease) -> None:
 
 
 @contextmanager
-def _by_hand(pipeline: Pipeline, run_id: str, verb: str) -> Iterator[Lease]:
+def _by_hand(pipeline: Pipeline, graph: Graph, run_id: str, verb: str) -> Iterator[Lease]:
     with pipeline.recorded(run_id, f"generations {verb}") as count, pipeline.lease(run_id, f"generations {verb}") as lease:
         yield lease
         pipeline.announce(run_id)
         count(1)
+        _show_relations(pipeline, graph, lease)
 
 
 def _rows_of_everybody(pipeline: Pipeline, model: RankingModel) -> Rows:
     """What relations are learned from, of the truth."""
     documents = pipeline.documents
-    histories = Histories(read_ahead(documents.records.replayable()), documents.embeddings.mentions)
+    histories = Histories(documents.records.replayable(), documents.embeddings.mentions)
     ties = histories.ties_before(EVER, histories.talks_before(EVER))
     now_ms = round(model.as_of.timestamp() * 1000)
     return rows_of(ties, histories.campaigns.all, now_ms=now_ms, half_life_days=model.taste_half_life_days)

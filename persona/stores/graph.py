@@ -107,17 +107,24 @@ SET expressed = row.properties
 RETURN count(*) AS n
 """
 
-# Two generations may relate the same campaigns; each has a relationship of its own.
-MERGE_RELATED = """
+FORGET_RELATED = """
 UNWIND $rows AS row
-MATCH (campaign:Campaign {campaign_id: row.campaign_id})
-MATCH (other:Campaign {campaign_id: row.related_id})
-MERGE (campaign)-[related:RELATED {generation: row.generation}]->(other)
-SET related.weight = row.weight, related.support = row.support, related.run_id = row.run_id
+MATCH (:Campaign {campaign_id: row.campaign_id})-[stale:RELATED]->(:Campaign)
+DELETE stale
 RETURN count(*) AS n
 """
 
-FORGET_RELATED = """
+# Created, as what was there is gone: to look for each first takes twenty times as long.
+CREATE_RELATED = """
+UNWIND $rows AS row
+MATCH (campaign:Campaign {campaign_id: row.campaign_id})
+UNWIND row.related AS each
+MATCH (other:Campaign {campaign_id: each.campaign_id})
+CREATE (campaign)-[:RELATED {generation: row.generation, weight: each.weight, support: each.support, run_id: row.run_id}]->(other)
+RETURN count(*) AS n
+"""
+
+FORGET_OTHER_RELATED = """
 MATCH (:Campaign)-[related:RELATED]->(:Campaign)
 WHERE NOT related.generation IN $rows
 WITH related LIMIT $batch
@@ -408,24 +415,27 @@ class Graph:
 
     # -- what goes together -----------------------------------------------------------------------------------------------
 
-    def upsert_relations(self, relations: Sequence[Relation], *, generation: str, run_id: str) -> int:
-        """Write each pair of campaigns once for the generation; return how many relationships were written."""
+    def replace_relations(self, relations: Mapping[str, Sequence[Relation]], *, generation: str, run_id: str) -> int:
+        """Make `relations`, by campaign, all that these campaigns lead to; return how many relationships were written."""
         written = 0
-        for part in chunks(relations, BATCH):
+        for part in chunks(sorted(relations), BATCH // 25):
             rows = [
                 {
-                    "campaign_id": each.campaign_id, "related_id": each.related_id, "weight": float(each.weight),
-                    "support": each.support, "generation": generation, "run_id": run_id,
+                    "campaign_id": campaign, "generation": generation, "run_id": run_id,
+                    "related": [
+                        {"campaign_id": each.related_id, "weight": float(each.weight), "support": each.support}
+                        for each in relations[campaign]
+                    ],
                 }
-                for each in part
+                for campaign in part
             ]  # fmt: skip
-            ends = [campaign for each in part for campaign in (each.campaign_id, each.related_id)]
-            written += self._write((MERGE_RELATED, rows), ends=((MERGE_CAMPAIGNS, ends),))
+            ends = [*part, *(each.related_id for campaign in part for each in relations[campaign])]
+            written += self._write((FORGET_RELATED, rows), (CREATE_RELATED, rows), ends=((MERGE_CAMPAIGNS, ends),))
         return written
 
     def forget_relations(self, *, but: Collection[str]) -> None:
         """Remove the relations of every other generation."""
-        while self._write((FORGET_RELATED, sorted(but))):
+        while self._write((FORGET_OTHER_RELATED, sorted(but))):
             pass
 
     def count_relations(self, generation: str) -> int:

@@ -436,7 +436,9 @@ class Warehouse:
 
     def day_buckets(self, since_day: str | None = None) -> list[DayBucket]:
         """Every day bucket from `since_day` (ISO date, inclusive) on, in order of day, campaign, channel, event."""
-        return [DayBucket(**row) for row in self._read(DAY_BUCKETS, since_day=since_day or "")]
+        with _translated(), self._reader.connect() as connection:
+            # by position: of half a million rows each by name takes as long as all the rest
+            return [DayBucket(*row) for row in connection.execute(DAY_BUCKETS, {"since_day": since_day or ""})]
 
     def events_by_day(self, days: int) -> list[tuple[str, str, int]]:
         """(ISO day, event, how many) of the newest `days` days with events, in order."""

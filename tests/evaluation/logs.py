@@ -9,6 +9,7 @@ from persona import synthetic
 from persona.evaluation.replay import Log
 from persona.schemas import Campaign
 from persona.stores.documents.embeddings import text_hash
+from tests.tables import table_of
 from tests.worlds import HashingEncoder
 
 BEGIN = datetime(2026, 5, 1, tzinfo=UTC)
@@ -44,7 +45,7 @@ def log_of(records: Iterable[Mapping[str, Any]], catalogue: Sequence[Campaign] =
     named_in = {text_hash(text): ("c_1", "c_2") for text in texts if "by the sea" in text}
     shown_by = {text_hash(text): "saving" for text in texts if "savings" in text}
     return Log(
-        [rows],
+        table_of(rows, words=True),
         vectors=vectors,
         inferred=shown_by,
         named=named_in,

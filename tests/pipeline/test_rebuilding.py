@@ -164,7 +164,7 @@ def test_relations_in_force_are_in_the_graph_again_and_no_others(new_world: Call
     right = related(world.pipeline.settings, generation)
     assert right
     graph.clear()
-    graph.upsert_relations([Relation("c_0", "c_1", 1.0, 9)], generation="g_of_a_truth_that_is_gone", run_id="r")
+    graph.replace_relations({"c_0": [Relation("c_0", "c_1", 1.0, 9)]}, generation="g_of_a_truth_that_is_gone", run_id="r")
     assert [each.what for each in compare_stores(documents, world.vectors, graph, world.pipeline.warehouse) if not each.agrees] == [
         "users", "engaged pairs", "related campaigns", "mentioned campaigns",
     ]  # fmt: skip

@@ -11,6 +11,7 @@ from persona.evaluation.replay import engagements_of
 from persona.projections.conversations import conversations_of, openings_of, profile_of
 from persona.projections.engagements import EVENT_NAMES
 from persona.projections.histories import EPOCH, EVER, MS, Histories
+from tests.tables import table_of
 
 BEGIN = datetime(2026, 5, 1, tzinfo=UTC)
 TEXTS = [f"t{number}" for number in range(6)]
@@ -52,7 +53,7 @@ def test_all_at_once_is_each_alone(rows: list[dict[str, Any]], until: int, encod
     profiles = [found for user, history in own.items() if (found := profile_of(user, history, VECTORS, openings))]
     ties = {(tie.user_id, tie.campaign_id): tie for history in own.values() for tie in engagements_of(history)}
 
-    histories = Histories([rows[:7], rows[7:]], lambda texts: NAMED)
+    histories = Histories(table_of(rows), lambda texts: NAMED)
     vectors = np.array([VECTORS[text] for text in histories.texts.all], np.float32).reshape(-1, 8)
     talks = histories.talks_before((cut - EPOCH) // MS)
     known = histories.ties_before((cut - EPOCH) // MS, talks)
@@ -80,6 +81,6 @@ def test_all_at_once_is_each_alone(rows: list[dict[str, Any]], until: int, encod
 
 
 def test_of_nothing_there_is_nothing() -> None:
-    histories = Histories([], lambda texts: {})
+    histories = Histories(table_of([]), lambda texts: {})
     talks = histories.talks_before(EVER)
     assert len(talks.rows) == len(histories.ties_before(EVER, talks).user) == 0

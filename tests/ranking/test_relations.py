@@ -16,6 +16,7 @@ from persona.ranking import relations
 from persona.ranking.knowledge import Related
 from persona.ranking.relations import Rows, co_engagement, ease, learn, rows_of
 from persona.schemas import Relation
+from tests.tables import table_of
 
 NAMES = [f"c_{number:02}" for number in range(12)]
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
@@ -180,7 +181,7 @@ def did(days: float, event: str, campaign: str | None = None, text: str | None =
 
 def rows(*history: dict[str, Any], **named: list[str]) -> list[Row]:
     own = [record | {"user_id": "u", "channel": "web"} for record in history]
-    histories = Histories([own], lambda texts: named)
+    histories = Histories(table_of(own), lambda texts: named)
     ties = histories.ties_before(EVER, histories.talks_before(EVER))
     found = rows_of(ties, histories.campaigns.all, now_ms=(NOW - EPOCH) // MS, half_life_days=10)
     assert not found.person.any()

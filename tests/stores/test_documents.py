@@ -20,6 +20,7 @@ from persona.stores.documents.embeddings import text_hash
 from persona.stores.documents.ledger import Counts
 from persona.stores.documents.quarantine import Rejected
 from tests.stores.conftest import NAUGHTY_IDS
+from tests.tables import COLUMNS
 
 AT = datetime(2025, 6, 1, 12, tzinfo=UTC)
 
@@ -577,14 +578,16 @@ def test_everything_can_be_replayed_and_words_only_where_they_are_asked_for(docu
     documents.records.insert(
         [said("m_1", "hello", intent="greeting"), said("m_2", "hello", hours=1), record("m_3", campaign_id="c")]
     )
-    found = {row["_id"]: row for batch in documents.records.replayable() for row in batch}
+    table = documents.records.replayable()
+    assert set(table.schema) == set(COLUMNS)
+    found = {row["_id"]: {field: value for field, value in row.items() if value is not None} for row in table.to_pylist()}
     assert set(found) == {"m_1", "m_2", "m_3"}
     assert set(found["m_1"]) == {"_id", "user_id", "timestamp", "event", "channel", "text_hash", "intent", "characters"}
     assert found["m_1"]["characters"] == 5
     assert found["m_3"]["campaign_id"] == "c"
-    [batch] = documents.records.replayable(words=True)
-    assert [row.get("message") for row in batch].count("hello") == 2
-    assert list(documents.records.text_hashes()) == [text_hash("hello")]
+    words = documents.records.replayable(words=True)
+    assert words["message"].to_pylist().count("hello") == 2
+    assert set(words.drop_columns("message").schema) == set(COLUMNS)
 
 
 def test_databases_do_not_see_each_other(new_documents: Callable[[], Documents]) -> None:

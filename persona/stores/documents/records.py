@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pymongo import ASCENDING, DESCENDING, IndexModel
 from pymongo.client_session import ClientSession
@@ -14,8 +14,12 @@ from persona.schemas import Event
 from persona.stores._chunks import chunks
 from persona.stores.documents._errors import translated
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 HASHES_PER_QUERY = 50_000
-AT_ONCE = 10_000
+AT_ONCE = 2_000
+"""Of all records: more of them make no answer sooner, and fill fresh memory each time."""
 INDEXES = [
     # in the order in which they were written, so that reading a whole drop does not jump to and fro
     IndexModel([("drop", ASCENDING)], name="by_drop"),
@@ -214,18 +218,18 @@ class Records:
         groups = self._records.aggregate([{"$match": {"user_id": {"$in": list(users)}}}, {"$group": {"_id": "$user_id"}}])
         return {group["_id"] for group in groups}
 
-    def replayable(self, *, words: bool = False) -> Iterator[list[dict[str, Any]]]:
-        """Everybody's records (fields of `REPLAYED`, with `words` what was said too) in batches, in no order."""
-        with self._records.find({}, REPLAYED | ({"message": 1} if words else {}), batch_size=AT_ONCE) as found:
-            yield from iter(lambda: found.to_list(AT_ONCE), [])
+    def replayable(self, *, words: bool = False) -> "pa.Table":
+        """Everybody's records in columns (`REPLAYED`, with `words` what was said too, null where there is none), in no order.
 
-    def text_hashes(self) -> Iterator[str]:
-        """The distinct text hashes of everybody."""
-        groups = self._records.aggregate(
-            [{"$match": A_TEXT}, {"$group": {"_id": "$text_hash"}}], hint="texts_by_drop", allowDiskUse=True
-        )
-        for group in groups:
-            yield group["_id"]
+        Millions of them are read in a third of the time that documents would take, most of it the server's.
+        """
+        import pyarrow as pa  # with pandas half a second to import: who only answers does not read everything
+        from pymongoarrow.api import Schema, find_arrow_all
+
+        fields = REPLAYED | ({"message": 1} if words else {})
+        types = {"timestamp": pa.timestamp("ms"), "characters": pa.int64()}
+        schema = Schema({"_id": pa.string()} | {field: types.get(field, pa.string()) for field in fields})
+        return find_arrow_all(self._records, {}, schema=schema, projection=fields, batch_size=AT_ONCE, parallelism="threads")
 
     # -- the truth about people -------------------------------------------------------------------------------------------
 
