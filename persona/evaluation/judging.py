@@ -1,6 +1,7 @@
 """From a log of everything to a judgement on a candidate: windows, queries, tuning, contenders, differences. Pure; stores are elsewhere."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
@@ -144,6 +145,12 @@ def ask(log: Log) -> Questions:
     return Questions(log, newest, earlier)
 
 
+def prepare(askings: Sequence[Asking], recipe: RankingModel) -> None:
+    """Compute what channels ask in these windows, two at a time: it is arithmetic, which threads can do side by side."""
+    with ThreadPoolExecutor(2, thread_name_prefix="replay") as threads:
+        list(threads.map(lambda asking: asking.replay.related(asking.as_of_then(recipe).taste_half_life_days), askings))
+
+
 # -- tuning -----------------------------------------------------------------------------------------------------------------
 
 
@@ -154,6 +161,7 @@ def tuned(
     if not questions.enough(limits):
         kept = in_force or candidate
         return candidate.model_copy(update={"weights": kept.weights, "tuned_on": kept.tuned_on})
+    prepare(questions.earlier, candidate)
     found = tune([query for asking in questions.earlier for query in tuning_queries(asking, candidate)])
     return candidate.model_copy(update={"weights": dict(found.weights), "tuned_on": found.queries})
 
@@ -205,7 +213,9 @@ def judge(
     notes: list[str] = []
     if questions.enough(limits):
         settings = {name: best_setting(grid, questions.earlier) for name, grid in baselines.items()}
-        for asking in [newest, *_window_then(log, newest, in_force)]:
+        askings = [newest, *_window_then(log, newest, in_force)]
+        prepare(askings, candidate)
+        for asking in askings:
             recipes = {CANDIDATE: asking.as_of_then(candidate), rival[0]: rival[1] if in_force else asking.as_of_then(rival[1])}
             rankings = asking.by_channels(recipes)
             rankings |= {name: asking.by_baseline(setting) for name, setting in settings.items()}

@@ -4,7 +4,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 from persona.evaluation.gate import Limits
 from persona.evaluation.replay import Log
-from persona.projections.histories import distinct
 from persona.ranking.model import RankingModel
 from persona.settings import Settings
 from persona.stores.documents import Documents
@@ -24,17 +23,16 @@ def in_force_of(documents: Documents) -> tuple[str, RankingModel] | None:
 
 def read_log(documents: Documents, *, words: bool = False) -> Log:
     """Everything that the truth holds of people and campaigns; with `words`, what people said too."""
-    records = documents.records.replayable(words=words)
+    with ThreadPoolExecutor(thread_name_prefix="read-log") as reading:  # the server is waited for most of the time
+        records = reading.submit(documents.records.replayable, words=words)
+        vectors = reading.submit(documents.embeddings.get)
+        inferred = reading.submit(documents.embeddings.labels)
+        named = reading.submit(documents.embeddings.mentions)
+        openings = reading.submit(documents.conversations.everything)
     catalogue = {campaign.campaign_id: campaign for campaign in documents.catalog.campaigns()}
     of_campaigns = {campaign: text_hash(entry.text) for campaign, entry in catalogue.items() if entry.text}
-    texts = {*distinct(records["text_hash"]), *of_campaigns.values()}
-    with ThreadPoolExecutor(thread_name_prefix="read-log") as reading:  # the server is waited for most of the time
-        vectors = reading.submit(documents.embeddings.get, texts)
-        inferred = reading.submit(documents.embeddings.labels, texts)
-        named = reading.submit(documents.embeddings.mentions, texts)
-        openings = reading.submit(documents.conversations.everything)
     return Log(
-        records,
+        records.result(),
         vectors=vectors.result(),
         inferred=inferred.result(),
         named=named.result(),

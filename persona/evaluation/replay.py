@@ -70,7 +70,7 @@ class Log(Histories):
         self.vectors, self.inferred, self.named, self.openings = vectors, inferred, named, openings
         self.catalogue, self.campaign_vectors = catalogue, campaign_vectors
         self.words = _words_in(records) if "message" in records.column_names else {}
-        super().__init__(records, lambda texts: named)
+        super().__init__(records, named)
         unknown = np.array([text not in vectors for text in self.texts.all] + [True])[self.text]
         self.text[unknown], self.characters[unknown] = NONE, 0
 

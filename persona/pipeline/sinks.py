@@ -33,7 +33,7 @@ USERS = 1_000
 READERS_LEAVE_SECONDS = 5.0
 """Serving looks every second which collections are in use; then the questions that are under way have to end."""
 FACTS = 10_000
-CAMPAIGNS = 200
+CAMPAIGNS = 50
 MADE_OF_MENTIONS = ("milvus_collection", "neo4j_graph", "cache")
 """What is to be computed anew where other campaigns are found in a text."""
 MADE_OF_LABELS = ("neo4j_graph", "cache")

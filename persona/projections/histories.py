@@ -3,7 +3,7 @@
 What a conversation, a tie or a profile is, is said there; here a hundred thousand people's are computed in a second.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -43,8 +43,6 @@ NEGATIVE = WEIGHTS < 0
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Record = Mapping[str, Any]
-Naming = Callable[[Collection[str]], Mapping[str, Sequence[str]]]
-"""Text hashes to the ids of the campaigns that these texts name; texts that name none may be absent."""
 
 
 class Names:
@@ -65,15 +63,14 @@ class Histories:
     Columns rather than records: millions of them are to fit.
     """
 
-    def __init__(self, records: "pa.Table", named: Naming) -> None:
-        """Take in records as `Records.replayable` gives them; `named` is asked once, about all texts that they have."""
+    def __init__(self, records: "pa.Table", named: Mapping[str, Sequence[str]]) -> None:
+        """Take in records as `Records.replayable` gives them; `named`: the campaigns that texts name, by the text's hash."""
         self.users, self.channels, self.texts, self.talks, self.intents = (
             Names(distinct(records[field])) for field in ("user_id", "channel", "text_hash", "conversation_id", "intent")
         )
-        mentions = named(self.texts.numbers.keys())
-        self.campaigns = Names({*distinct(records["campaign_id"]), *chain.from_iterable(mentions.values())})
-        self._mentions_begin: Ints = np.cumsum([0, *(len(mentions.get(text, ())) for text in self.texts.all)])
-        mentioned = (self.campaigns.numbers[campaign] for text in self.texts.all for campaign in mentions.get(text, ()))
+        self.campaigns = Names({*distinct(records["campaign_id"]), *chain.from_iterable(named.values())})
+        self._mentions_begin: Ints = np.cumsum([0, *(len(named.get(text, ())) for text in self.texts.all)])
+        mentioned = (self.campaigns.numbers[campaign] for text in self.texts.all for campaign in named.get(text, ()))
         self._mentioned: Ints = np.fromiter(mentioned, np.int64)
         user, at_ms = numbered(records["user_id"], self.users.numbers), records["timestamp"].cast("int64").to_numpy()
         order = _in_order(user, at_ms, records["_id"])

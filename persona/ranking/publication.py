@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,7 +19,8 @@ from persona.ranking.days import Days
 from persona.ranking.decay import choose_half_life
 from persona.ranking.generation import Decision, Verdict, decide, generation_id
 from persona.ranking.model import RankingModel, fit
-from persona.ranking.relations import Rows, learn, rows_of
+from persona.ranking.relations import NOT_THEIRS, Rows, learn, rows_of
+from persona.stores.documents import Documents
 from persona.stores.graph import Graph
 from persona.stores.warehouse import Warehouse
 
@@ -74,10 +76,12 @@ def fit_candidate(pipeline: Pipeline, warehouse: Warehouse, *, run_id: str) -> F
         stored = generations.candidate()
         model = RankingModel.model_validate(stored) if stored else None
         if model is None or model.fingerprint != fingerprint:
-            buckets = Days.of(warehouse.day_buckets())
-            half_life = choose_half_life(buckets)
-            model = fit(buckets, facts=facts, fingerprint=fingerprint, half_life_days=half_life)
-            learned = learn(_rows_of_everybody(pipeline, model))
+            with ThreadPoolExecutor(1, thread_name_prefix="histories") as reading:  # MongoDB is read beside the warehouse
+                histories = reading.submit(_histories_of_everybody, pipeline.documents)
+                buckets = Days.of(warehouse.day_buckets())
+                half_life = choose_half_life(buckets)
+                model = fit(buckets, facts=facts, fingerprint=fingerprint, half_life_days=half_life)
+            learned = learn(_rows_of(histories.result(), model))
             model = model.model_copy(update={"relations": learned.summary})
             lease.check()
             pipeline.documents.relations.put(fingerprint, learned.relations, run_id=run_id)
@@ -197,10 +201,12 @@ def _by_hand(pipeline: Pipeline, graph: Graph, run_id: str, verb: str) -> Iterat
         _show_relations(pipeline, graph, lease)
 
 
-def _rows_of_everybody(pipeline: Pipeline, model: RankingModel) -> Rows:
+def _histories_of_everybody(documents: Documents) -> Histories:
     """What relations are learned from, of the truth."""
-    documents = pipeline.documents
-    histories = Histories(documents.records.replayable(), documents.embeddings.mentions)
+    return Histories(documents.records.replayable(but=NOT_THEIRS), documents.embeddings.mentions())
+
+
+def _rows_of(histories: Histories, model: RankingModel) -> Rows:
     ties = histories.ties_before(EVER, histories.talks_before(EVER))
     now_ms = round(model.as_of.timestamp() * 1000)
     return rows_of(ties, histories.campaigns.all, now_ms=now_ms, half_life_days=model.taste_half_life_days)

@@ -6,6 +6,7 @@ Pure. Where events come from and where relations are kept is decided elsewhere.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -109,7 +110,7 @@ def rows_of(ties: Ties, campaigns: Sequence[str], *, now_ms: int, half_life_days
     owner, row_of, campaign, weight = owner[kept], row_of[kept], campaign[kept], weight[kept]
     begins = np.flatnonzero(np.concatenate(([True], np.diff(row_of) != 0)))[: len(row_of)]
     person = np.unique(owner[begins], return_inverse=True)[1]
-    known = np.unique(ties.campaign)  # a campaign that nobody met yet is none
+    known = np.unique(ties.campaign[theirs])  # a campaign that nobody did anything with yet is none
     columns = (weight, np.searchsorted(known, campaign), np.append(begins, len(weight)))
     names = [campaigns[number] for number in known.tolist()]
     return Rows(csr_array(columns, shape=(len(begins), len(names))), person, names)
@@ -259,5 +260,5 @@ def _strongest(campaigns: Sequence[str], weights: Matrix, support: NDArray[np.in
         of_this = np.round(weights[number], DIGITS)
         supported = np.flatnonzero((of_this > 0) & (support[number] > 0))
         best = supported[np.argsort(-of_this[supported], kind="stable")][:STRONGEST]
-        for other in best:
-            yield Relation(campaign, campaigns[other], float(of_this[other]), int(support[number, other]))
+        names = map(campaigns.__getitem__, best.tolist())
+        yield from map(Relation, repeat(campaign), names, of_this[best].tolist(), support[number, best].tolist())

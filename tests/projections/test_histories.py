@@ -53,7 +53,7 @@ def test_all_at_once_is_each_alone(rows: list[dict[str, Any]], until: int, encod
     profiles = [found for user, history in own.items() if (found := profile_of(user, history, VECTORS, openings))]
     ties = {(tie.user_id, tie.campaign_id): tie for history in own.values() for tie in engagements_of(history)}
 
-    histories = Histories(table_of(rows), lambda texts: NAMED)
+    histories = Histories(table_of(rows), NAMED)
     vectors = np.array([VECTORS[text] for text in histories.texts.all], np.float32).reshape(-1, 8)
     talks = histories.talks_before((cut - EPOCH) // MS)
     known = histories.ties_before((cut - EPOCH) // MS, talks)
@@ -81,6 +81,6 @@ def test_all_at_once_is_each_alone(rows: list[dict[str, Any]], until: int, encod
 
 
 def test_of_nothing_there_is_nothing() -> None:
-    histories = Histories(table_of([]), lambda texts: {})
+    histories = Histories(table_of([]), {})
     talks = histories.talks_before(EVER)
     assert len(talks.rows) == len(histories.ties_before(EVER, talks).user) == 0

@@ -181,7 +181,7 @@ def did(days: float, event: str, campaign: str | None = None, text: str | None =
 
 def rows(*history: dict[str, Any], **named: list[str]) -> list[Row]:
     own = [record | {"user_id": "u", "channel": "web"} for record in history]
-    histories = Histories(table_of(own), lambda texts: named)
+    histories = Histories(table_of(own), named)
     ties = histories.ties_before(EVER, histories.talks_before(EVER))
     found = rows_of(ties, histories.campaigns.all, now_ms=(NOW - EPOCH) // MS, half_life_days=10)
     assert not found.person.any()

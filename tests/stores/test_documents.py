@@ -576,7 +576,7 @@ def test_the_report_of_a_candidate_is_kept_with_those_of_what_was_published(docu
 
 def test_everything_can_be_replayed_and_words_only_where_they_are_asked_for(documents: Documents) -> None:
     documents.records.insert(
-        [said("m_1", "hello", intent="greeting"), said("m_2", "hello", hours=1), record("m_3", campaign_id="c")]
+        [said("m_1", "hello", intent="greeting"), said("m_2", "hello", hours=1), record("m_3", event="click", campaign_id="c")]
     )
     table = documents.records.replayable()
     assert set(table.schema) == set(COLUMNS)
@@ -585,6 +585,7 @@ def test_everything_can_be_replayed_and_words_only_where_they_are_asked_for(docu
     assert set(found["m_1"]) == {"_id", "user_id", "timestamp", "event", "channel", "text_hash", "intent", "characters"}
     assert found["m_1"]["characters"] == 5
     assert found["m_3"]["campaign_id"] == "c"
+    assert documents.records.replayable(but=[Event.MESSAGE, Event.OPEN])["_id"].to_pylist() == ["m_3"]
     words = documents.records.replayable(words=True)
     assert words["message"].to_pylist().count("hello") == 2
     assert set(words.drop_columns("message").schema) == set(COLUMNS)

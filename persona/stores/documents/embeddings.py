@@ -176,13 +176,10 @@ class Embeddings:
         if documents:
             self._vectors.insert_many(documents, ordered=False, session=session)
 
-    def get(self, hashes: Iterable[str]) -> dict[str, Vector]:
-        """The vectors of these texts; texts without one are absent."""
-        return {
-            found["_id"]: np.frombuffer(found["vector"], dtype=np.float32)
-            for chunk in chunks(list(hashes), CHUNK)
-            for found in self._vectors.find({"_id": {"$in": chunk}}, {"vector": 1})
-        }
+    def get(self, hashes: Iterable[str] | None = None) -> dict[str, Vector]:
+        """The vectors of these texts, or of all; texts without one are absent."""
+        found = _of(self._vectors, hashes, {}, {"vector": 1})
+        return {each["_id"]: np.frombuffer(each["vector"], dtype=np.float32) for each in found}
 
     def after(self, last: str, *, limit: int) -> dict[str, Vector]:
         """The next `limit` texts after this hash, in the order of the hashes, each with its vector."""
@@ -239,13 +236,9 @@ class Embeddings:
             for found in self._labels.find({"_id": {"$in": chunk}, "version": version}, {"_id": 1})
         }
 
-    def labels(self, hashes: Iterable[str]) -> dict[str, str]:
-        """The inferred intents of these texts; those without one are absent."""
-        return {
-            found["_id"]: found["intent"]
-            for chunk in chunks(list(hashes), CHUNK)
-            for found in self._labels.find({"_id": {"$in": chunk}, "intent": {"$ne": None}}, {"intent": 1})
-        }
+    def labels(self, hashes: Iterable[str] | None = None) -> dict[str, str]:
+        """The inferred intents of these texts, or of all; those without one are absent."""
+        return {each["_id"]: each["intent"] for each in _of(self._labels, hashes, {"intent": {"$ne": None}}, {"intent": 1})}
 
     def mention_version(self) -> str | None:
         """The version of the names that all mentions were found by; None where none was ever looked for."""
@@ -267,13 +260,9 @@ class Embeddings:
         if writes:
             self._mentions.bulk_write(writes, ordered=False, session=session)
 
-    def mentions(self, hashes: Iterable[str]) -> dict[str, tuple[str, ...]]:
-        """The ids of the campaigns that these texts name, in order; texts that name none are absent."""
-        return {
-            found["_id"]: tuple(found["campaign_ids"])
-            for chunk in chunks(list(hashes), CHUNK)
-            for found in self._mentions.find({"_id": {"$in": chunk}})
-        }
+    def mentions(self, hashes: Iterable[str] | None = None) -> dict[str, tuple[str, ...]]:
+        """The ids of the campaigns that these texts, or any, name, in order; texts that name none are absent."""
+        return {each["_id"]: tuple(each["campaign_ids"]) for each in _of(self._mentions, hashes, {}, {"campaign_ids": 1})}
 
     def stray_mentions(self) -> Iterator[list[str]]:
         """The texts with mentions that have no vector: in parts fit for one transaction."""
@@ -313,3 +302,14 @@ class Embeddings:
             self._labels.delete_many({"_id": {"$in": chunk}})
             self._mentions.delete_many({"_id": {"$in": chunk}})
             self._vectors.delete_many({"_id": {"$in": chunk}})
+
+
+def _of(
+    collection: Collection[dict[str, Any]], hashes: Iterable[str] | None, query: dict[str, Any], fields: dict[str, int]
+) -> Iterator[dict[str, Any]]:
+    """What is known of these texts; of all in one go, as to name each takes longer than to read it."""
+    if hashes is None:
+        yield from collection.find(query, fields, batch_size=CHUNK)
+        return
+    for chunk in chunks(list(hashes), CHUNK):
+        yield from collection.find({"_id": {"$in": chunk}, **query}, fields)
