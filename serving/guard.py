@@ -41,8 +41,8 @@ KEEP_SECONDS = 1.0
 """How often a store that does not answer is asked again."""
 FAILURES_TO_OPEN = 2
 """In a row. One person's slow query must not cost everyone the store; a store that hangs fails every call."""
-THREADS = 8
-"""Answers in the making, and calls from the event loop, that may run at once."""
+THREADS = 4
+"""Answers in the making, and calls from the event loop, that may run at once: with more of them each waits longer for its stores."""
 SLOTS = 3 * THREADS
 """Calls of one store that may run at once: an answer begins up to two together."""
 _answer_by: ContextVar[float] = ContextVar("answer_by", default=math.inf)

@@ -1,7 +1,7 @@
 """The computed path: answers that no cache holds, beside the same store calls made by the drivers alone."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -41,13 +41,16 @@ NEIGHBOURS = 100
 SEARCHES = 200
 PROFILES_AT_ONCE = 1_000
 CONNECTIONS = 8
+ROUNDS = 5
 WARM_ROUNDS = 20
+WARM_PEOPLE = 500
 DEGRADED_SHARE = 0.01
+"""On two cores that the servers work on, too, a store may be waited for in vain now and then."""
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """What the service and the drivers alone do in one world."""
+class Round:
+    """What the service and the drivers alone do, one after the other."""
 
     alone: Load
     together: Load
@@ -56,62 +59,90 @@ class Measured:
     in_order_together: Timed
     at_once_together: Timed
 
+    @property
+    def quickest(self) -> float:
+        """Answers a second that the calls alone would allow."""
+        return max(self.in_order_together.per_second, self.at_once_together.per_second)
+
+
+Of = Callable[[Round], float]
+
 
 def measure(folder: Path, console: Console, *, users: int, seed: int, seconds: float, answers: int) -> list[Figure]:
-    """Both of a world of a tenth of the people and of the whole."""
+    """Both of a world of a tenth of the people and of the whole: medians of rounds."""
     with world(folder, users=users // 10, seed=seed, console=console) as small:
-        before = measured(small, console, seconds=seconds, answers=answers)
+        before = rounds(small, console, seconds=seconds, answers=answers)
     with world(folder, users=users, seed=seed, console=console) as large:
-        now = measured(large, console, seconds=seconds, answers=answers)
+        now = rounds(large, console, seconds=seconds, answers=answers)
         recall = recall_of(large)
         title = f"{large.users:,} people, {large.engagements:,} engagements"
-    quickest = max(now.in_order_together.per_second, now.at_once_together.per_second)
+
+    def middle(of: Of, among: Sequence[Round] = now) -> float:
+        return statistics.median(map(of, among))
+
+    p50, p50_before = middle(lambda each: each.alone.p50_ms), middle(lambda each: each.alone.p50_ms, before)
+    asked = sum(each.together.requests for each in now)
     return [
         Figure(
-            f"computed p50, 1 connection; {title}", now.alone.p50_ms, "ms", now.in_order.p50_ms + ALLOWANCE_MS,
-            bound=f"the calls in their order {now.in_order.p50_ms:.2f} ms; at once as the service makes them {now.at_once.p50_ms:.2f} ms",
+            f"computed p50, 1 connection; {title}", p50, "ms", middle(lambda each: each.in_order.p50_ms) + ALLOWANCE_MS,
+            bound=f"the calls in their order {middle(lambda each: each.in_order.p50_ms):.2f} ms; "
+            f"at once as the service makes them {middle(lambda each: each.at_once.p50_ms):.2f} ms",
         ),
-        Figure("computed p50, altogether", now.alone.p50_ms, "ms", AIM_MS),
+        Figure("computed p50, altogether", p50, "ms", AIM_MS),
         Figure(
-            "computed p99, 1 connection", now.alone.p99_ms, "ms", P99_TIMES * now.in_order.p99_ms,
-            bound=f"the calls in their order {now.in_order.p99_ms:.2f} ms; at once as the service makes them {now.at_once.p99_ms:.2f} ms",
+            "computed p99, 1 connection", middle(lambda each: each.alone.p99_ms), "ms",
+            P99_TIMES * middle(lambda each: each.in_order.p99_ms),
+            bound=f"the calls in their order {middle(lambda each: each.in_order.p99_ms):.2f} ms; "
+            f"at once as the service makes them {middle(lambda each: each.at_once.p99_ms):.2f} ms",
         ),
         Figure(
-            f"computed, {CONNECTIONS} connections", now.together.per_second, "/s", THROUGHPUT_SHARE * quickest, at_least=True,
-            bound=f"the calls {quickest:,.0f}/s; p50 {now.together.p50_ms:.1f} ms, p99 {now.together.p99_ms:.1f} ms",
+            f"computed, {CONNECTIONS} connections, of the calls' throughput",
+            middle(lambda each: each.together.per_second / each.quickest), "times", THROUGHPUT_SHARE, at_least=True,
+            bound=f"{middle(lambda each: each.together.per_second):,.0f}/s of {middle(lambda each: each.quickest):,.0f}/s; "
+            f"p50 {middle(lambda each: each.together.p50_ms):.1f} ms, p99 {middle(lambda each: each.together.p99_ms):.1f} ms",
         ),
         Figure(
-            f"p50 from {users // 10:,} to {users:,} people", now.alone.p50_ms / before.alone.p50_ms, "times", GROWTH,
-            bound=f"{before.alone.p50_ms:.2f} and {now.alone.p50_ms:.2f} ms",
+            f"of {asked:,} answers over {CONNECTIONS} connections, without all stores",
+            sum(each.together.degraded for each in now) / asked, "", DEGRADED_SHARE,
+        ),
+        Figure(
+            f"p50 from {users // 10:,} to {users:,} people", p50 / p50_before, "times", GROWTH,
+            bound=f"{p50_before:.2f} and {p50:.2f} ms",
         ),
         Figure(f"recall of the {NEIGHBOURS} nearest people", recall, "", bound=f"index {large.settings.milvus_index}"),
     ]  # fmt: skip
 
 
-def measured(place: World, console: Console, *, seconds: float, answers: int) -> Measured:
-    """The service under load; then the calls of as many answers, made without it."""
+def rounds(place: World, console: Console, *, seconds: float, answers: int) -> list[Round]:
+    """The service under load, then the calls of so many answers without it, and again: a machine is not always as fast."""
     asked = [f"/recommendations/{user}" for user in place.sample(place.users, seed=1)]
-    few, many, noted = asked[: place.users // 3], asked[place.users // 3 : -answers], asked[-answers:]
-    with Drivers(place.settings) as drivers:
+    noted, others = asked[:answers], asked[answers:]
+    few, many = others[: len(others) // 3], others[len(others) // 3 :]
+    found: list[Round] = []
+    took = by_kind()
+    calls = calls_of(place.settings, noted)
+    with (
+        Drivers(place.settings) as drivers,
+        service(place.settings) as served,
+        ThreadPoolExecutor(AT_ONCE * CONNECTIONS) as threads,
+    ):
         drivers.forget_answers()
-        with service(place.settings) as served:
-            warmed(served.url, few[-500:], drivers)
-            alone = answered(drive(served.url, few, connections=1, seconds=seconds, look=True))
-            together = answered(drive(served.url, many, connections=CONNECTIONS, seconds=seconds, look=True))
-        calls = calls_of(place.settings, noted)
-        took = by_kind()
-        with ThreadPoolExecutor(AT_ONCE * CONNECTIONS) as threads:
-            in_order = partial(one_after_the_other, drivers, took=took)
-            at_once = partial(as_they_were, drivers, threads=threads)
-            timed(calls[:100], at_once, clients=1)
+        warmed(served.url, few[-WARM_PEOPLE:], drivers)
+        at_once = partial(as_they_were, drivers, threads=threads)
+        timed(calls[:100], at_once, clients=1)
+        for number in range(ROUNDS):
+            alone = answered(drive(served.url, few[number::ROUNDS], connections=1, seconds=seconds / ROUNDS, look=True))
+            together = answered(
+                drive(served.url, many[number::ROUNDS], connections=CONNECTIONS, seconds=seconds / ROUNDS, look=True)
+            )
             times = []
             for clients in (1, CONNECTIONS):
-                for make in (in_order, at_once):
+                for make in (partial(one_after_the_other, drivers, took=took if clients == 1 else by_kind()), at_once):
                     drivers.forget_answers()
-                    times.append(timed(calls, make, clients=clients))
-                if clients == 1:
-                    show_calls(console, place, took, answers=len(calls))
-    return Measured(alone, together, *times)
+                    times.append(timed(calls[number::ROUNDS], make, clients=clients))
+            found.append(Round(alone, together, *times))
+    show_calls(console, place, took, answers=len(calls))
+    return found
 
 
 def warmed(url: str, paths: Sequence[str], drivers: Drivers) -> None:
@@ -119,15 +150,14 @@ def warmed(url: str, paths: Sequence[str], drivers: Drivers) -> None:
     for _ in range(WARM_ROUNDS):
         load = drive(url, paths, connections=CONNECTIONS, seconds=3, look=True)
         drivers.forget_answers()
-        if not load.degraded:
+        if load.degraded <= DEGRADED_SHARE * load.requests:
             return
-    answered(load)
 
 
 def answered(load: Load) -> Load:
-    """The same; a load of which a request failed, or many got less than a whole answer, says nothing."""
-    if load.failed or load.degraded > DEGRADED_SHARE * load.requests:
-        raise SystemExit(f"of {load.requests} requests {load.failed} failed, and {load.degraded} had degraded answers")
+    """The same; a load of which a request failed says nothing."""
+    if load.failed:
+        raise SystemExit(f"of {load.requests} requests {load.failed} failed")
     return load
 
 

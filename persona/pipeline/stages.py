@@ -32,7 +32,7 @@ CODE_VERSIONS = {
     "engagement_metrics": "1",
     "cache": "1",
     "lessons": "1",
-    "ranking_model": "3",
+    "ranking_model": "4",
     "ranking_evaluation": "1",
     "generation": "1",
 }
