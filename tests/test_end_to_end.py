@@ -63,7 +63,7 @@ def test_a_file_in_the_folder_changes_an_answer_with_nobody_touching_anything(pl
         "seed.jsonl",
         [{"user_id": user, "message": message, "timestamp": now} for user in ("anna", "bert") for message in words],
     )
-    after = eventually(lambda: known(platform, "anna"), seconds=60, what="a changed recommendation")
+    after = eventually(lambda: known(platform, "anna"), seconds=180, what="a changed recommendation")
     assert [offer["campaign_id"] for offer in after["recommendations"]] != [
         offer["campaign_id"] for offer in before["recommendations"]
     ]
