@@ -24,7 +24,7 @@ def main() -> None:
     arguments.add_argument("parts", nargs="*", choices=PARTS, default=PARTS, help="what to measure; otherwise everything")
     arguments.add_argument("--home", type=Path, help="where the stores are kept between runs; otherwise in a temporary folder")
     arguments.add_argument("--users", type=int, default=100_000)
-    arguments.add_argument("--seconds", type=int, default=25, help="of load, in five rounds of as many seconds each")
+    arguments.add_argument("--seconds", type=int, default=25, help="of load, in five rounds of a fifth each")
     arguments.add_argument("--answers", type=int, default=1_000, help="whose store calls are made bare")
     arguments.add_argument("--seed", type=int, default=7)
     arguments.add_argument("--check", action="store_true", help="exit 1 where a goal is missed")

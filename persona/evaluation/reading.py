@@ -29,16 +29,15 @@ def read_log(documents: Documents, *, words: bool = False) -> Log:
         inferred = reading.submit(documents.embeddings.labels)
         named = reading.submit(documents.embeddings.mentions)
         openings = reading.submit(documents.conversations.everything)
+    known = vectors.result()
     catalogue = {campaign.campaign_id: campaign for campaign in documents.catalog.campaigns()}
     of_campaigns = {campaign: text_hash(entry.text) for campaign, entry in catalogue.items() if entry.text}
     return Log(
         records.result(),
-        vectors=vectors.result(),
+        vectors=known,
         inferred=inferred.result(),
         named=named.result(),
         openings=openings.result(),
         catalogue=catalogue,
-        campaign_vectors={
-            campaign: vectors.result()[text] for campaign, text in of_campaigns.items() if text in vectors.result()
-        },
+        campaign_vectors={campaign: known[text] for campaign, text in of_campaigns.items() if text in known},
     )

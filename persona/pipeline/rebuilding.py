@@ -340,11 +340,7 @@ def _neo4j_graph(rebuild: _Rebuild) -> None:
         mine = graph.fenced(lease.token)
         known = {campaign.campaign_id for campaign in documents.catalog.campaigns()}
         rebuild.removed += mine.delete_campaigns(set(mine.campaign_ids()) - known) + mine.delete_lone_intents()
-        generation = documents.generations.in_force_id()
-        if generation is None:
-            mine.forget_relations(but=[])
-        elif fingerprint := documents.generations.fingerprint_of(generation):
-            rebuild.records += sinks.relate(lease, documents, graph, generation, fingerprint)
+        rebuild.records += sinks.relate(lease, documents, graph)
         rebuild.end(lease)
 
     with rebuild.first_turn() as lease:

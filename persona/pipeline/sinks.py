@@ -290,12 +290,10 @@ def count_users(documents: Documents, warehouse: Warehouse, users: list[str]) ->
     return written
 
 
-def relate(lease: Lease, documents: Documents, graph: Graph, generation: str, fingerprint: str) -> int:
-    """Tie campaigns that go together by the model with this fingerprint, as the generation's, and no others.
-
-    Return how many ties there are.
-    """
-    of_campaigns = documents.relations.of(fingerprint)
+def relate(lease: Lease, documents: Documents, graph: Graph) -> int:
+    """Tie campaigns that go together by the generation in force, and no others; return how many ties there are."""
+    generation = documents.generations.in_force_id() or ""
+    of_campaigns = documents.relations.of(documents.generations.fingerprint_of(generation) or "")
     written = 0
     while chunk := list(islice(of_campaigns, CAMPAIGNS)):
         lease.check()

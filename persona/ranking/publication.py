@@ -180,10 +180,10 @@ def _swap(pipeline: Pipeline, lease: Lease, swap: Callable[[ClientSession], None
 def _show_relations(pipeline: Pipeline, graph: Graph, lease: Lease) -> None:
     """Let the graph show what goes together by the generation in force, where it does not yet: answers do not wait for it."""
     documents = pipeline.documents
-    generation = documents.generations.in_force_id()
-    fingerprint = documents.generations.fingerprint_of(generation) if generation else None
-    if generation and fingerprint and graph.count_relations(generation) != documents.relations.count(fingerprint):
-        sinks.relate(lease, documents, graph, generation, fingerprint)
+    generation = documents.generations.in_force_id() or ""
+    fingerprint = documents.generations.fingerprint_of(generation) or ""
+    if graph.count_relations(generation) != documents.relations.count(fingerprint):
+        sinks.relate(lease, documents, graph)
 
 
 def _forget_relations(pipeline: Pipeline, lease: Lease) -> None:

@@ -108,8 +108,8 @@ RETURN count(*) AS n
 """
 
 FORGET_RELATED = """
-UNWIND $rows AS row
-MATCH (:Campaign {campaign_id: row.campaign_id})-[stale:RELATED]->(:Campaign)
+UNWIND $rows AS campaign_id
+MATCH (:Campaign {campaign_id: campaign_id})-[stale:RELATED]->(:Campaign)
 DELETE stale
 RETURN count(*) AS n
 """
@@ -430,7 +430,7 @@ class Graph:
                 for campaign in part
             ]  # fmt: skip
             ends = [*part, *(each.related_id for campaign in part for each in relations[campaign])]
-            written += self._write((FORGET_RELATED, rows), (CREATE_RELATED, rows), ends=((MERGE_CAMPAIGNS, ends),))
+            written += self._write((FORGET_RELATED, part), (CREATE_RELATED, rows), ends=((MERGE_CAMPAIGNS, ends),))
         return written
 
     def forget_relations(self, *, but: Collection[str]) -> None:

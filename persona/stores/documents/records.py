@@ -231,19 +231,18 @@ class Records:
         types = {"timestamp": pa.timestamp("ms"), "characters": pa.int64()}
         schema = Schema({"_id": pa.string()} | {field: types.get(field, pa.string()) for field in fields})
         some = {"event": {"$nin": sorted(but)}} if but else {}
+
+        def read(query: dict[str, Any], **options: Any) -> "pa.Table":
+            return find_arrow_all(
+                self._records, query | some, schema=schema, batch_size=AT_ONCE, parallelism="threads", **options
+            )
+
         # computing how long a text is slows the server down where there is none, too
-        without_text = (
-            {"text_hash": {"$exists": False}} | some,
-            {"projection": [field for field in fields if field != "characters"]},
-        )
-        with_text = A_TEXT | some, {"projection": fields, "hint": "texts_by_drop"}
-
-        def read(which: tuple[dict[str, Any], dict[str, Any]]) -> "pa.Table":
-            query, options = which
-            return find_arrow_all(self._records, query, schema=schema, batch_size=AT_ONCE, parallelism="threads", **options)
-
+        but_lengths = [field for field in fields if field != "characters"]
         with ThreadPoolExecutor(thread_name_prefix="replayable") as reading:
-            return pa.concat_tables(reading.map(read, (without_text, with_text)))
+            without_text = reading.submit(read, {"text_hash": {"$exists": False}}, projection=but_lengths)
+            with_text = reading.submit(read, A_TEXT, projection=fields, hint="texts_by_drop")
+        return pa.concat_tables([without_text.result(), with_text.result()])
 
     # -- the truth about people -------------------------------------------------------------------------------------------
 
