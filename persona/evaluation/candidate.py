@@ -46,7 +46,7 @@ def evaluate_candidate(pipeline: Pipeline, *, run_id: str) -> Evaluated:
                 report = Report.model_validate(before)
                 if _stands(report, candidate, in_force, limits):
                     return Evaluated(report, version, state)
-            log = read_log(pipeline.documents)
+            log = read_log(pipeline.documents, fitted_on=candidate.fingerprint)
         model, report = evaluate(log, candidate, in_force, limits)
         with pipeline.lease(run_id, STAGE) as lease:
             newest = generations.candidate()

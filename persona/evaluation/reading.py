@@ -21,10 +21,14 @@ def in_force_of(documents: Documents) -> tuple[str, RankingModel] | None:
     return (found[0], RankingModel.model_validate(found[1])) if found else None
 
 
-def read_log(documents: Documents, *, words: bool = False) -> Log:
-    """Everything that the truth holds of people and campaigns; with `words`, what people said too."""
+def read_log(documents: Documents, *, words: bool = False, fitted_on: str = "") -> Log:
+    """Everything that the truth holds of people and campaigns; with `words`, what people said too.
+
+    Where the model that was `fitted_on` this state was fitted in this process, its records are not read again.
+    """
+    kept = documents.records.handed_on(fitted_on)
     with ThreadPoolExecutor(thread_name_prefix="read-log") as reading:  # the server is waited for most of the time
-        records = reading.submit(documents.records.replayable, words=words)
+        records = reading.submit(documents.records.replayable, words=words) if kept is None else None
         vectors = reading.submit(documents.embeddings.get)
         inferred = reading.submit(documents.embeddings.labels)
         named = reading.submit(documents.embeddings.mentions)
@@ -33,7 +37,7 @@ def read_log(documents: Documents, *, words: bool = False) -> Log:
     catalogue = {campaign.campaign_id: campaign for campaign in documents.catalog.campaigns()}
     of_campaigns = {campaign: text_hash(entry.text) for campaign, entry in catalogue.items() if entry.text}
     return Log(
-        records.result(),
+        records.result() if records else kept,
         vectors=known,
         inferred=inferred.result(),
         named=named.result(),

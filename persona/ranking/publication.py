@@ -19,7 +19,7 @@ from persona.ranking.days import Days
 from persona.ranking.decay import choose_half_life
 from persona.ranking.generation import Decision, Verdict, decide, generation_id
 from persona.ranking.model import RankingModel, fit
-from persona.ranking.relations import NOT_THEIRS, Rows, learn, rows_of
+from persona.ranking.relations import Rows, learn, rows_of
 from persona.stores.documents import Documents
 from persona.stores.graph import Graph
 from persona.stores.warehouse import Warehouse
@@ -77,7 +77,7 @@ def fit_candidate(pipeline: Pipeline, warehouse: Warehouse, *, run_id: str) -> F
         model = RankingModel.model_validate(stored) if stored else None
         if model is None or model.fingerprint != fingerprint:
             with ThreadPoolExecutor(1, thread_name_prefix="histories") as reading:  # MongoDB is read beside the warehouse
-                histories = reading.submit(_histories_of_everybody, pipeline.documents)
+                histories = reading.submit(_histories_of_everybody, pipeline.documents, fingerprint)
                 buckets = Days.of(warehouse.day_buckets())
                 half_life = choose_half_life(buckets)
                 model = fit(buckets, facts=facts, fingerprint=fingerprint, half_life_days=half_life)
@@ -201,9 +201,11 @@ def _by_hand(pipeline: Pipeline, graph: Graph, run_id: str, verb: str) -> Iterat
         _show_relations(pipeline, graph, lease)
 
 
-def _histories_of_everybody(documents: Documents) -> Histories:
-    """What relations are learned from, of the truth."""
-    return Histories(documents.records.replayable(but=NOT_THEIRS), documents.embeddings.mentions())
+def _histories_of_everybody(documents: Documents, fingerprint: str) -> Histories:
+    """What relations are learned from, of the truth; its records are kept for the evaluation."""
+    records = documents.records.replayable()
+    documents.records.hand_on(fingerprint, records)
+    return Histories(records, documents.embeddings.mentions())
 
 
 def _rows_of(histories: Histories, model: RankingModel) -> Rows:

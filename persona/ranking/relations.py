@@ -3,9 +3,11 @@
 Pure. Where events come from and where relations are kept is decided elsewhere.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from itertools import repeat
 from typing import TYPE_CHECKING
 
@@ -240,13 +242,24 @@ def ease(gram: Matrix, regularisation: float) -> Matrix:
 def _regularisation(grams: Sequence[Matrix]) -> float:
     """What, with weights learned from one half of the people, tells best what the other half engaged with.
 
-    In multiples of the mean diagonal, as engagement grows with people; with one part alone, the mean diagonal itself.
+    In multiples of the mean diagonal, as engagement grows with people; with one part alone, the mean diagonal itself. The multiples
+    are tried from the mean diagonal on, downhill: too little and too much tell worse the further they are from what is right.
     """
     scale = float(np.mean([np.trace(gram) / len(gram) for gram in grams]))
     if len(grams) == 1:
         return max(scale, LEAST_REGULARISATION)
     tried = sorted({max(multiple * scale, LEAST_REGULARISATION) for multiple in MULTIPLES})
-    return min(tried, key=lambda each: sum(_error(ease(a.copy(), each), b) for a, b in (grams, grams[::-1])))
+
+    @cache
+    def error(place: int) -> float:
+        return sum(_error(ease(a.copy(), tried[place]), b) for a, b in (grams, grams[::-1]))
+
+    best = bisect_left(tried, max(scale, LEAST_REGULARISATION))
+    while best + 1 < len(tried) and error(best + 1) < error(best):
+        best += 1
+    while best > 0 and error(best - 1) <= error(best):
+        best -= 1
+    return tried[best]
 
 
 def _error(weights: Matrix, gram: Matrix) -> float:

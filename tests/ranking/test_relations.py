@@ -68,6 +68,25 @@ def test_the_weights_are_those_of_the_constrained_ridge_regression() -> None:
     assert not weights.diagonal().any()
 
 
+@pytest.mark.parametrize("together", [1, 2, 4, 12])
+@pytest.mark.parametrize("number", [10, 100, 1_000])
+def test_the_regularisation_is_the_one_of_those_tried_that_tells_best(number: int, together: int) -> None:
+    dice = np.random.default_rng([number, together])
+    themes = [NAMES[first : first + together] for first in range(0, len(NAMES), together)]
+    everybody = [
+        [dict.fromkeys((*themes[dice.integers(len(themes))], NAMES[dice.integers(len(NAMES))]), 1.0)] for _ in range(number)
+    ]
+    a, b = co_engagement(matrix(everybody), parts=2).grams
+    scale = float(np.trace(a) + np.trace(b)) / 2 / len(NAMES)
+    tried = sorted({max(multiple * scale, relations.LEAST_REGULARISATION) for multiple in relations.MULTIPLES})
+
+    def error(regularisation: float) -> float:
+        pairs = [(np.eye(len(NAMES)) - ease(one.copy(), regularisation), other) for one, other in ((a, b), (b, a))]
+        return float(sum(np.trace(rest.T @ gram @ rest) for rest, gram in pairs))
+
+    assert learn(matrix(everybody)).summary.regularisation == pytest.approx(min(tried, key=error), abs=1e-5)
+
+
 def test_no_other_weights_do_better() -> None:
     x = dense(all_rows(people(number=20)), NAMES)[:, :3]
     free = ~np.eye(3, dtype=bool)

@@ -585,10 +585,20 @@ def test_everything_can_be_replayed_and_words_only_where_they_are_asked_for(docu
     assert set(found["m_1"]) == {"_id", "user_id", "timestamp", "event", "channel", "text_hash", "intent", "characters"}
     assert found["m_1"]["characters"] == 5
     assert found["m_3"]["campaign_id"] == "c"
-    assert documents.records.replayable(but=[Event.MESSAGE, Event.OPEN])["_id"].to_pylist() == ["m_3"]
     words = documents.records.replayable(words=True)
     assert words["message"].to_pylist().count("hello") == 2
     assert set(words.drop_columns("message").schema) == set(COLUMNS)
+
+
+def test_what_was_read_of_one_state_is_handed_on_once_and_for_no_other_state(documents: Documents) -> None:
+    records, read = documents.records, documents.records.replayable()
+    assert records.handed_on("state") is None
+    records.hand_on("state", read)
+    assert records.handed_on("state") is read
+    assert records.handed_on("state") is None
+    records.hand_on("state", read)
+    assert records.handed_on("another") is None
+    assert records.handed_on("state") is None
 
 
 def test_databases_do_not_see_each_other(new_documents: Callable[[], Documents]) -> None:

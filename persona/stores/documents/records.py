@@ -1,6 +1,6 @@
 """Messages and events as they were accepted: the truth that every projection is computed from. No ledger, no vectors."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -106,6 +106,7 @@ class Records:
 
     def __init__(self, database: Database[dict[str, Any]]) -> None:
         self._records: MongoCollection[dict[str, Any]] = database["records"]
+        self._handed_on: tuple[str, pa.Table] | None = None
 
     def ensure_indexes(self) -> None:
         """Create what the queries need; harmless when there."""
@@ -219,10 +220,10 @@ class Records:
         groups = self._records.aggregate([{"$match": {"user_id": {"$in": list(users)}}}, {"$group": {"_id": "$user_id"}}])
         return {group["_id"] for group in groups}
 
-    def replayable(self, *, words: bool = False, but: Collection[Event] = ()) -> "pa.Table":
+    def replayable(self, *, words: bool = False) -> "pa.Table":
         """Everybody's records in columns (`REPLAYED`, with `words` what was said too, null where there is none), in no order.
 
-        Events `but` these. Millions of records are read in a third of the time that documents would take, most of it the server's.
+        Millions of records are read in a third of the time that documents would take, most of it the server's.
         """
         import pyarrow as pa  # with pandas half a second to import: who only answers does not read everything
         from pymongoarrow.api import Schema, find_arrow_all
@@ -230,12 +231,9 @@ class Records:
         fields = REPLAYED | ({"message": 1} if words else {})
         types = {"timestamp": pa.timestamp("ms"), "characters": pa.int64()}
         schema = Schema({"_id": pa.string()} | {field: types.get(field, pa.string()) for field in fields})
-        some = {"event": {"$nin": sorted(but)}} if but else {}
 
         def read(query: dict[str, Any], **options: Any) -> "pa.Table":
-            return find_arrow_all(
-                self._records, query | some, schema=schema, batch_size=AT_ONCE, parallelism="threads", **options
-            )
+            return find_arrow_all(self._records, query, schema=schema, batch_size=AT_ONCE, parallelism="threads", **options)
 
         # computing how long a text is slows the server down where there is none, too
         but_lengths = [field for field in fields if field != "characters"]
@@ -243,6 +241,15 @@ class Records:
             without_text = reading.submit(read, {"text_hash": {"$exists": False}}, projection=but_lengths)
             with_text = reading.submit(read, A_TEXT, projection=fields, hint="texts_by_drop")
         return pa.concat_tables([without_text.result(), with_text.result()])
+
+    def hand_on(self, state: str, records: "pa.Table") -> None:
+        """Keep what `replayable` read of this state of the truth for the one who needs it next in this process."""
+        self._handed_on = state, records
+
+    def handed_on(self, state: str) -> "pa.Table | None":
+        """What was kept of this state, once; whatever was kept is let go."""
+        kept, self._handed_on = self._handed_on, None
+        return kept[1] if kept and kept[0] == state else None
 
     # -- the truth about people -------------------------------------------------------------------------------------------
 
