@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from persona.local.group import Group
 from persona.local.stack import start_stores, stop_stores
 from persona.pipeline.draining import Pipeline
 from persona.settings import Settings
 from persona.stores.cache import open_cache
 from persona.stores.documents import Documents, open_documents
 from persona.stores.warehouse import open_warehouse
+from tests.servers.running import Running, production_servers
 
 LONGEST = ("test_crash.py", "test_scrub.py", "test_redial.py", "test_end_to_end.py", "test_outages.py")
 
@@ -23,15 +25,54 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (item.path.name not in LONGEST, item.path not in long))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """On which servers."""
+    parser.addoption(
+        "--servers",
+        choices=("local", "installed", "all"),
+        default="local",
+        help="local: those of the wheels; installed: those of production, as far as they are on this machine; all: every one of them",
+    )
+
+
 @pytest.fixture(scope="session")
-def stack_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+def production(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running | None]:
+    """The servers of production, where they are asked for."""
+    asked = request.config.getoption("--servers")
+    if asked == "local":
+        yield None
+        return
+    with production_servers(tmp_path_factory.mktemp("servers")) as running:
+        request.config.stash[MISSING] = list(running.missing.values())
+        assert asked == "installed" or not running.missing, running.missing
+        yield running
+
+
+MISSING = pytest.StashKey[list[str]]()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Which servers of production were not there, so that local ones stood in for them."""
+    for reason in config.stash.get(MISSING, []):
+        terminalreporter.write_line(f"SKIPPED SERVER {reason}", yellow=True)
+
+
+@pytest.fixture(scope="session")
+def stack_settings(production: Running | None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """Settings of a throw-away home whose stores run; a store whose URL is set in the environment is used in its place."""
-    settings = Settings(home=tmp_path_factory.mktemp("home"), _env_file=None)
+    home = tmp_path_factory.mktemp("home")
+    settings = production.settings(home) if production else Settings(home=home, _env_file=None)
     start_stores(settings)
     try:
         yield settings
     finally:
         stop_stores(settings)
+
+
+@pytest.fixture(scope="session")
+def stores_group(production: Running | None, stack_settings: Settings) -> Group:
+    """The processes of the stores, under their supervisor."""
+    return production.group if production else Group(stack_settings.home / "run" / "stores")
 
 
 @pytest.fixture
