@@ -85,7 +85,7 @@ class Settings(BaseSettings):
     milvus_host: str | None = Field(default=None, validation_alias="MILVUS_HOST")
     milvus_port: int = Field(default=19530, validation_alias="MILVUS_PORT")
     milvus_token: SecretStr = Field(default=SecretStr(""), validation_alias="MILVUS_TOKEN")
-    milvus_index: Literal["FLAT", "AUTOINDEX", "HNSW"] = Field(default="FLAT", validation_alias="MILVUS_INDEX")
+    milvus_index: Literal["AUTO", "FLAT", "HNSW", "AUTOINDEX"] = Field(default="AUTO", validation_alias="MILVUS_INDEX")
     neo4j_uri: str | None = Field(default=None, validation_alias="NEO4J_URI")
     neo4j_user: str = Field(default="neo4j", validation_alias="NEO4J_USER")
     neo4j_password: SecretStr = Field(default=SecretStr(""), validation_alias="NEO4J_PASSWORD")

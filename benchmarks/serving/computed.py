@@ -74,7 +74,7 @@ def measure(folder: Path, console: Console, *, users: int, seed: int, seconds: f
         before = rounds(small, console, seconds=seconds, answers=answers)
     with world(folder, users=users, seed=seed, console=console) as large:
         now = rounds(large, console, seconds=seconds, answers=answers)
-        recall = recall_of(large)
+        recall, index = recall_of(large)
         title = f"{large.users:,} people, {large.engagements:,} engagements"
 
     def middle(of: Of, among: Sequence[Round] = now) -> float:
@@ -109,7 +109,7 @@ def measure(folder: Path, console: Console, *, users: int, seed: int, seconds: f
             f"p50 from {users // 10:,} to {users:,} people", p50 / p50_before, "times", GROWTH,
             bound=f"{p50_before:.2f} and {p50:.2f} ms",
         ),
-        Figure(f"recall of the {NEIGHBOURS} nearest people", recall, "", bound=f"index {large.settings.milvus_index}"),
+        Figure(f"recall of the {NEIGHBOURS} nearest people", recall, "", bound=f"index {index}"),
     ]  # fmt: skip
 
 
@@ -170,8 +170,8 @@ def show_calls(console: Console, place: World, took: dict[str, list[float]], *, 
     console.print(table)
 
 
-def recall_of(place: World) -> float:
-    """Of the people nearest to some, how many a search finds; the mean."""
+def recall_of(place: World) -> tuple[float, str | None]:
+    """Of the people nearest to some, how many a search finds, the mean; and by which index."""
     settings = place.settings
     with documents_of(settings) as documents:
         version = documents.embeddings.collections_in_use()
@@ -184,7 +184,7 @@ def recall_of(place: World) -> float:
             nearest = np.argpartition(-near, NEIGHBOURS)[:NEIGHBOURS]
             found = store.similar_users(profiles[users[user]], limit=NEIGHBOURS, exclude=user)
             shares.append(len({users[other] for other, _ in found} & set(nearest.tolist())) / NEIGHBOURS)
-    return statistics.mean(shares)
+        return statistics.mean(shares), store.index()
 
 
 def everybody(place: World, version: str) -> tuple[dict[str, int], np.ndarray]:

@@ -30,8 +30,6 @@ from persona.stores.documents import Documents
 from persona.stores.documents.ledger import Counts
 from persona.stores.opening import Stores, open_stores
 
-INDEX = "AUTOINDEX"
-"""Of the vector collections: an exact search takes ten times as long at 100,000 vectors."""
 RUN = "world"
 MARKER = "world.json"
 
@@ -63,7 +61,6 @@ def world(folder: Path, *, users: int, seed: int, console: Console) -> Iterator[
         "PERSONA_DROPS": str(home / "watched"),
         "PERSONA_CATALOG": str(home / "catalog"),
         "PERSONA_SETTLE_SECONDS": "0",
-        "MILVUS_INDEX": INDEX,
     }
     settings = Settings()
     marker = home / MARKER
@@ -149,7 +146,7 @@ def mark(pipeline: Pipeline, drop: str, applied_by: Sequence[str]) -> None:
 
 def write_projections(stores: Stores, people: People) -> None:
     """Milvus, the graph and the warehouse at the same time, some people after the other."""
-    stores.vectors.prepare(people.encoder.dimension)
+    stores.vectors.prepare(people.encoder.dimension, rows=people.users)
     sinks.index_campaigns(stores.documents, stores.vectors)
     stores.graph.upsert_campaigns(people.campaigns)
     with ThreadPoolExecutor(3) as threads:

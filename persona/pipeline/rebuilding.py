@@ -306,10 +306,11 @@ def _milvus_collection(rebuild: _Rebuild) -> None:
         version = lease.transaction(lambda session: documents.embeddings.begin_beside(session=session))
         filled = vectors.at(version)
         filled.drop()  # what a truth that is gone may have left under this name
-        filled.prepare(model[1])
+        filled.prepare(model[1], rows=documents.embeddings.count())
 
     def last(lease: Lease) -> None:
         rebuild.records += sinks.index_campaigns(documents, filled)
+        filled.await_visible()
         lease.transaction(lambda session: documents.embeddings.use_beside(session=session))
         rebuild.end(lease)
 

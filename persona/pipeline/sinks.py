@@ -130,7 +130,7 @@ def index_vectors(batch: Batch, vectors: VectorStore) -> None:
     if model is None:
         return
     current = vectors.at(documents.embeddings.collections_to_fill())  # as it is under the lease, not as it was at the run's start
-    current.prepare(model[1])
+    current.prepare(model[1], rows=documents.embeddings.count())
     if batch.has_catalog("campaigns"):
         batch.lease.check()
         with batch.overtakable():
@@ -139,6 +139,7 @@ def index_vectors(batch: Batch, vectors: VectorStore) -> None:
         with batch.overtakable(partial(_forget_strangers, batch, current, users)):
             batch.records += index_users(documents, current, users)
         batch.progress(batch.records)
+    current.await_visible()
     if not batch.leaves_pending():
         batch.lease.transaction(lambda session: documents.embeddings.use_filled_collections(session=session))
     drop_retired_collections(documents, vectors)

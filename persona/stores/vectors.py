@@ -64,9 +64,20 @@ OUTCOMES_BYTES = 60_000  # a JSON field ends at 65,536 bytes
 WRITE_PATIENCE = 6  # a batch of vectors may take this many times as long as a read
 
 # A check that follows a write must see it, from whichever process the write came: Strong. A search serves people and may lag by
-# the server's few seconds of staleness: Bounded, which on a loaded server is many times faster.
+# the server's few seconds of staleness: Bounded, which on a loaded server is many times faster. Who has written ends with a Strong
+# read (`await_visible`): answers that are computed from then on are not kept with what was there before.
 EXACT = "Strong"
 PROMPT = "Bounded"
+
+Index = Literal["AUTO", "FLAT", "HNSW", "AUTOINDEX"]
+EXACT_UP_TO = 20_000
+"""Rows that are searched one by one, which finds exactly the nearest, in some milliseconds."""
+BEYOND = ("HNSW", "AUTOINDEX")
+"""What more rows get: the first that the server knows. The local one has no HNSW, and makes an inverted file of AUTOINDEX."""
+BUILT_WITH: Mapping[str, Mapping[str, int]] = {"HNSW": {"M": 16, "efConstruction": 200}}
+LEAST_EF, EF_TIMES = 64, 2
+"""Candidates that a search of an HNSW graph keeps: so many times what is asked for, and these at least."""
+MOST_EF = 32_768
 
 LOAD_POLL_SECONDS = 0.02
 QUIET_WHEN_IDLE = {"grpc.keepalive_permit_without_calls": False}  # the local server hangs up on clients that ping without a call
@@ -85,7 +96,7 @@ class VectorStore:
     """Nearest people, conversations and campaigns of one version of the collections; nobody, before `prepare` has made them."""
 
     def __init__(
-        self, client: MilvusClient, *, version: str, index: str, timeout: float, dimensions: dict[str, int] | None = None
+        self, client: MilvusClient, *, version: str, index: Index, timeout: float, dimensions: dict[str, int] | None = None
     ) -> None:
         """`dimensions` is what is known of collections, and is shared by all versions."""
         if not VERSION.fullmatch(version):
@@ -106,8 +117,8 @@ class VectorStore:
             names = self._client.list_collections(timeout=self._timeout)
         return sorted({found[1] for name in names if (found := OURS.fullmatch(name))})
 
-    def prepare(self, dimension: int) -> None:
-        """Make this version's collections, empty, for vectors of this many dimensions; harmless when they are there.
+    def prepare(self, dimension: int, *, rows: int = 0) -> None:
+        """Make this version's collections, empty, for about so many vectors of this many dimensions; harmless when they are there.
 
         Raises `EmbeddingMismatch` where they exist with another dimension.
         """
@@ -115,10 +126,16 @@ class VectorStore:
             # Another process may be making the same collection: what it has made by then is found on the next attempt.
             for attempt in stamina.retry_context(on=_lost_a_race, attempts=4, wait_initial=0.05, wait_jitter=0.05):
                 with attempt:
-                    _ensure(self._client, collection, self._name(collection), dimension, self._index, self._timeout)
+                    _ensure(self._client, collection, self._name(collection), dimension, self._index_for(rows), self._timeout)
         with _translated():
             for collection in FIELDS:
                 self._await_loaded(self._name(collection))
+
+    def _index_for(self, rows: int) -> Sequence[str]:
+        """The types to try, one after the other."""
+        if self._index != "AUTO":
+            return [self._index]
+        return ["FLAT"] if rows <= EXACT_UP_TO else BEYOND
 
     # -- writing --------------------------------------------------------------------------------------------------------
 
@@ -179,6 +196,11 @@ class VectorStore:
         with _translated():
             for collection in FIELDS:
                 self._client.drop_collection(self._name(collection), timeout=self._timeout * WRITE_PATIENCE)
+
+    def await_visible(self) -> None:
+        """Return once searches see everything that has been written."""
+        for collection in FIELDS:
+            self._get(collection, [key_of("")], ["id"])
 
     # -- searching ------------------------------------------------------------------------------------------------------
 
@@ -245,6 +267,14 @@ class VectorStore:
                 timeout=self._timeout,
             )
         return int(rows[0]["count(*)"]) if rows else 0
+
+    def index(self) -> str | None:
+        """The type of the index that people are searched by; None where nothing has been prepared."""
+        name = self._name("users")
+        with _translated(), _nothing_there():
+            for field in self._client.list_indexes(name, timeout=self._timeout):
+                return str(self._client.describe_index(name, field, timeout=self._timeout)["index_type"])
+        return None
 
     def ping(self) -> None:
         """Return when the server answers; raise `StoreUnavailable` or `StoreRefused`."""
@@ -322,6 +352,7 @@ class VectorStore:
                 limit=limit,
                 filter=narrowed,
                 output_fields=fields,
+                search_params={"params": {"ef": min(max(LEAST_EF, EF_TIMES * limit), MOST_EF)}},  # for HNSW; others do not read it
                 consistency_level=PROMPT,
                 timeout=self._timeout,
             )
@@ -362,12 +393,12 @@ class VectorStore:
 
 @contextmanager
 def open_vectors(
-    uri: str, *, token: str = "", version: str, index: str = "FLAT", timeout_seconds: float = 10
+    uri: str, *, token: str = "", version: str, index: Index = "AUTO", timeout_seconds: float = 10
 ) -> Iterator[VectorStore]:
     """Connect within `timeout_seconds`, hand the store out, close.
 
-    `version` is the collections' suffix (letters, digits, `_`); `index` is any index type that the server knows. Raises
-    `StoreUnavailable`, `StoreRefused`.
+    `version` is the collections' suffix (letters, digits, `_`); `index` is the type that new collections get, with AUTO what fits their
+    size. Raises `StoreUnavailable`, `StoreRefused`.
     """
     with _translated():
         client = MilvusClient(uri=uri, token=token, timeout=timeout_seconds, dedicated=True, grpc_options=QUIET_WHEN_IDLE)
@@ -382,7 +413,9 @@ def key_of(identifier: str) -> str:
     return hashlib.sha256(identifier.encode()).hexdigest()[:32]
 
 
-def _ensure(client: MilvusClient, collection: Collection, name: str, dimension: int, index: str, timeout: float) -> None:
+def _ensure(
+    client: MilvusClient, collection: Collection, name: str, dimension: int, indexes: Sequence[str], timeout: float
+) -> None:
     with _translated():
         if not client.has_collection(name, timeout=timeout):
             schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
@@ -398,11 +431,21 @@ def _ensure(client: MilvusClient, collection: Collection, name: str, dimension: 
                 hint="Set the model that the vectors were made with, or `persona rebuild milvus_collection`.",
             )
         if not client.list_indexes(name, timeout=timeout):
-            wanted = MilvusClient.prepare_index_params()
-            wanted.add_index(field_name="vector", index_type=index, metric_type="COSINE", params={})
-            client.create_index(name, wanted, timeout=timeout)
+            _index(client, name, indexes, timeout)
         # the driver would look every half second whether it is loaded: see `_await_loaded`
         client.load_collection(name, timeout=timeout, _async=True)
+
+
+def _index(client: MilvusClient, name: str, indexes: Sequence[str], timeout: float) -> None:
+    """The first of these types that the server knows."""
+    for index in indexes:
+        wanted = MilvusClient.prepare_index_params()
+        wanted.add_index(field_name="vector", index_type=index, metric_type="COSINE", params=dict(BUILT_WITH.get(index, {})))
+        try:
+            return client.create_index(name, wanted, timeout=timeout)
+        except MilvusException:
+            if index == indexes[-1]:
+                raise
 
 
 def _dimension(described: Mapping[str, Any]) -> int:

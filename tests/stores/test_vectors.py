@@ -5,6 +5,7 @@ import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from persona.errors import EmbeddingMismatch, StoreUnavailable
 from persona.schemas import Conversation, UserProfile, Vectors
 from persona.settings import Settings
 from persona.stores.vectors import VectorStore as VectorStore
-from persona.stores.vectors import open_vectors
+from persona.stores.vectors import EXACT_UP_TO, open_vectors
 from tests.stores.conftest import DIMENSION, NAUGHTY_IDS
 
 PAST_ONE_QUERY = 17_000  # a Milvus query stops silently at 16,383 rows
@@ -52,6 +53,7 @@ def test_writing_twice_is_writing_once(vectors: VectorStore) -> None:
 def test_the_last_of_two_profiles_in_one_call_wins(vectors: VectorStore) -> None:
     first, last = profiles(["same", "other"])
     assert vectors.upsert_users([first, UserProfile("same", last.vector, 9, 9)]) == 1
+    vectors.await_visible()
     stored = vectors.user_vector("same")
     assert stored is not None and np.allclose(stored, last.vector)
     assert vectors.count("users") == 1
@@ -60,6 +62,7 @@ def test_the_last_of_two_profiles_in_one_call_wins(vectors: VectorStore) -> None
 def test_any_id_comes_back_unchanged_and_meets_only_itself(vectors: VectorStore) -> None:
     people = profiles(NAUGHTY_IDS)
     vectors.upsert_users(people)
+    vectors.await_visible()
     assert vectors.present_users([*NAUGHTY_IDS, "nobody"]) == set(NAUGHTY_IDS)
     for person in people:
         assert vectors.similar_users(person.vector, limit=1)[0][0] == person.user_id
@@ -76,6 +79,7 @@ def test_any_id_comes_back_unchanged_and_meets_only_itself(vectors: VectorStore)
 def test_similarity_is_the_cosine(vectors: VectorStore) -> None:
     people = profiles([f"u_{n}" for n in range(500)])
     vectors.upsert_users(people)
+    vectors.await_visible()
     query = directions(1, seed=7)[0]
     cosines = {person.user_id: float(person.vector @ query) for person in people}
     nearest = sorted(cosines, key=cosines.__getitem__, reverse=True)[:20]
@@ -87,6 +91,7 @@ def test_similarity_is_the_cosine(vectors: VectorStore) -> None:
 def test_similar_conversations_are_other_peoples_and_say_what_they_led_to(vectors: VectorStore) -> None:
     talks = conversations(["me"] * 10 + ["you"] * 10)
     vectors.upsert_conversations(talks)
+    vectors.await_visible()
     found = vectors.similar_conversations(talks[12].vector, limit=100, exclude_user="me")
     assert len(found) == 10
     assert found[0].similarity == pytest.approx(1, abs=1e-5)
@@ -103,6 +108,7 @@ def test_however_many_conversations_somebody_has_the_nearest_of_others_are_found
     near = directions(1)[0]
     vectors.upsert_conversations([replace(talk, vector=near, outcomes={"mine": 1.0}) for talk in mine] + theirs)
     cosines = sorted((float(talk.vector @ near) for talk in theirs), reverse=True)
+    vectors.await_visible()
     found = vectors.similar_conversations(near, limit=10, exclude_user="me")
     assert [one.similarity for one in found] == pytest.approx(cosines[:10], abs=1e-5)
     assert not any("mine" in one.outcomes for one in found)
@@ -135,6 +141,7 @@ def test_a_conversation_id_that_is_not_hex_never_reaches_a_filter(vectors: Vecto
 def test_a_conversation_about_thousands_of_campaigns_keeps_the_strongest(vectors: VectorStore) -> None:
     outcomes = {f"{'campaign ' * 20}{n}": n / 5_000 for n in range(5_000)}
     vectors.upsert_conversations([Conversation(hex_id("long"), "u", directions(1)[0], 1, 0, 0, outcomes)])
+    vectors.await_visible()
     kept = vectors.similar_conversations(directions(1)[0], limit=1)[0].outcomes
     strongest = sorted(outcomes, key=outcomes.__getitem__, reverse=True)[: len(kept)]
     assert 100 < len(kept) < 5_000 and set(kept) == set(strongest)
@@ -147,6 +154,7 @@ def test_nothing_is_lost_past_one_query(vectors: VectorStore) -> None:
     every = {talk.conversation_id for talk in talks}
     assert vectors.count("conversations") == PAST_ONE_QUERY
     assert vectors.conversation_ids_of(["one person"]) == every
+    vectors.await_visible()
     assert len(vectors.similar_conversations(talks[0].vector, limit=16_384)) == 16_384
     vectors.delete_conversations(every)
     assert vectors.count("conversations") == 0
@@ -160,8 +168,8 @@ def test_an_unknown_person_has_no_vector_and_an_empty_store_no_neighbours(vector
 
 
 def test_versions_stand_side_by_side_and_another_dimension_is_refused(stack_settings: Settings) -> None:
-    uri, version = stack_settings.addresses.milvus, f"t{uuid.uuid4().hex[:12]}"
-    with open_vectors(uri, version=version) as old:
+    address, version = stack_settings.addresses, f"t{uuid.uuid4().hex[:12]}"
+    with open_vectors(address.milvus, token=address.milvus_token, version=version) as old:
         new = old.at(f"{version}_next")
         assert old.count("users") == 0
         assert old.user_vector("u") is None
@@ -177,17 +185,35 @@ def test_versions_stand_side_by_side_and_another_dimension_is_refused(stack_sett
 
 
 def test_preparing_at_once_from_many_places_makes_the_collections_once(stack_settings: Settings) -> None:
-    uri, version = stack_settings.addresses.milvus, f"t{uuid.uuid4().hex[:12]}"
+    address, version = stack_settings.addresses, f"t{uuid.uuid4().hex[:12]}"
+    opened = partial(open_vectors, address.milvus, token=address.milvus_token, version=version)
 
     def count(_: int) -> int:
-        with open_vectors(uri, version=version) as store:
+        with opened() as store:
             store.prepare(DIMENSION)
             return store.count("users")
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(count, range(4))) == [0] * 4
-    with open_vectors(uri, version=version) as store:
+    with opened() as store:
         store.drop()
+
+
+@pytest.mark.parametrize(("rows", "types"), [(0, {"FLAT"}), (EXACT_UP_TO, {"FLAT"}), (EXACT_UP_TO + 1, {"HNSW", "AUTOINDEX"})])
+def test_collections_get_the_index_that_fits_their_size(stack_settings: Settings, rows: int, types: set[str]) -> None:
+    address, version = stack_settings.addresses, f"t{uuid.uuid4().hex[:12]}"
+    with open_vectors(address.milvus, token=address.milvus_token, version=version) as store:
+        assert store.index() is None
+        store.prepare(DIMENSION, rows=rows)
+        try:
+            assert store.index() in types
+            people = profiles([f"u_{n}" for n in range(3_000)])
+            store.upsert_users(people)
+            store.await_visible()
+            found = [store.similar_users(person.vector, limit=100) for person in people[:20]]
+            assert [(len(near), near[0][0]) for near in found] == [(100, person.user_id) for person in people[:20]]
+        finally:
+            store.drop()
 
 
 def test_a_server_that_is_down_or_mute_is_told_in_time(closed_port: int, mute_port: int) -> None:
