@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from tests.platforms import Platform, platform_in
+from tests.servers.running import Running
 from tests.worlds import eventually, put_drop
 
 pytestmark = pytest.mark.slow
@@ -19,9 +20,12 @@ DRAINING = {
 
 
 @pytest.fixture(scope="module")
-def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+def platform(tmp_path_factory: pytest.TempPathFactory, production: Running | None) -> Iterator[Platform]:
     """A platform on its first day."""
     with platform_in(tmp_path_factory.mktemp("platform")) as platform:
+        if production:
+            platform.environment |= production.environment()
+            platform.persona("generate", "--messages", "300")  # nobody is given samples on servers of their own
         yield platform
 
 

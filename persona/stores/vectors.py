@@ -352,7 +352,9 @@ class VectorStore:
                 limit=limit,
                 filter=narrowed,
                 output_fields=fields,
-                search_params={"params": {"ef": min(max(LEAST_EF, EF_TIMES * limit), MOST_EF)}},  # for HNSW; others do not read it
+                search_params={
+                    "params": {"ef": min(max(LEAST_EF, EF_TIMES * limit), MOST_EF)}
+                },  # for HNSW; others do not read it
                 consistency_level=PROMPT,
                 timeout=self._timeout,
             )

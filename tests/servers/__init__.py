@@ -1,1 +1,1 @@
-"""The servers of production, started for tests: another MongoDB, Milvus standalone, Neo4j, Redis 7 and PostgreSQL than `persona up` starts."""
+"""The servers of production, started for tests beside those that `persona up` starts."""

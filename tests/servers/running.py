@@ -88,5 +88,6 @@ def _await(server: Server) -> None:
         try:
             return server.make_ready()
         except NotReady as error:
-            assert time.monotonic() < deadline, f"{server.name} did not start: {error}\n{tail(server.log)}"
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{server.name} did not start: {error}\n{tail(server.log)}") from error
             time.sleep(0.2)

@@ -1,8 +1,6 @@
 """The fault drill: under constant load each store hangs, is killed and comes back, and people are answered all the while."""
 
 import asyncio
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -14,12 +12,14 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 
+from persona.local.group import Group
 from persona.local.processes import read_json
-from persona.local.stack import stores_status
 from persona.settings import Settings, StoreName
 from persona.stores import opening
+from persona.stores.vectors import VectorStore
 from tests.serving.service import Service, service_in
 from tests.worlds import eventually
 
@@ -34,7 +34,7 @@ ANSWERED, P99_SECONDS, RECOVERED_SECONDS, TRUTH_SECONDS = 0.999, 0.25, 10.0, 2.0
 ADDED_SECONDS = 0.2
 """What a fault may add where the machine is too busy for `P99_SECONDS`: the wait for a store, then for the same one in suspicion."""
 SERVERS: tuple[StoreName, ...] = ("redis", "milvus", "mongodb", "neo4j")
-"""The warehouse is a file, and no answer reads it."""
+"""Those that answers are made from. No answer reads the warehouse, which may be a file."""
 USERS = [f"u_{number:03}" for number in range(1, 51)]
 
 
@@ -134,21 +134,21 @@ class Fault:
 
 
 @pytest.fixture(scope="module")
-def service(stack_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    strange = [name for name in SERVERS if stores_status(stack_settings)[name].pid is None]
+def service(stack_settings: Settings, stores_group: Group, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    strange = [name for name in SERVERS if name not in stores_group.children()]
     if strange:
         pytest.skip(f"not a server of ours: {', '.join(strange)}")
     with service_in(tmp_path_factory.mktemp("drill"), stack_settings) as running:
         yield running
 
 
-def test_people_are_answered_while_every_store_hangs_and_dies_and_comes_back(service: Service, stack_settings: Settings) -> None:
+def test_people_are_answered_while_every_store_hangs_and_dies_and_comes_back(service: Service, stores_group: Group) -> None:
     load, faults = Load(service), list[Fault]()
     with load.running():
         for name in SERVERS:
-            faults.append(drilled(f"{name} hangs", [name], hung(stack_settings, name), service))
-            faults.append(drilled(f"{name} dies", [name], killed(stack_settings, [name]), service))
-        faults.append(drilled("all die", SERVERS, killed(stack_settings, SERVERS), service))
+            faults.append(drilled(f"{name} hangs", [name], hung(stores_group, name), service))
+            faults.append(drilled(f"{name} dies", [name], killed(stores_group, [name]), service))
+        faults.append(drilled("all die", SERVERS, killed(stores_group, SERVERS), service))
         time.sleep(CALM_SECONDS)
     calm = load.without(faults)
     limit = max(P99_SECONDS, p99(calm) + ADDED_SECONDS)
@@ -201,34 +201,40 @@ def answers(settings: Settings, name: StoreName) -> bool:
     }
     with openers[name]() as opened:
         opened.ping()
+        if isinstance(opened, VectorStore):  # it takes calls long before it has loaded what it is to search
+            opened.warm()
     return True
 
 
 @contextmanager
-def hung(stack: Settings, name: StoreName) -> Iterator[None]:
+def hung(stores: Group, name: StoreName) -> Iterator[None]:
     """The server neither answers nor refuses, as long as the block lasts."""
-    pid = stores_status(stack)[name].pid
-    assert pid is not None
-    os.kill(pid, signal.SIGSTOP)
+    server = process_of(stores, name)
+    processes = [server, *server.children(recursive=True)]
+    for process in processes:
+        process.suspend()
     try:
         yield
     finally:
-        os.kill(pid, signal.SIGCONT)
+        for process in processes:
+            process.resume()
 
 
 @contextmanager
-def killed(stack: Settings, names: Collection[StoreName]) -> Iterator[None]:
+def killed(stores: Group, names: Collection[StoreName]) -> Iterator[None]:
     """The servers are gone, and whoever would bring them back at once is kept from it as long as the block lasts."""
-    supervisor = read_json(stack.home / "run" / "stores" / "state.json")["pid"]
-    os.kill(supervisor, signal.SIGSTOP)
+    supervisor = psutil.Process(read_json(stores.run_dir / "state.json")["pid"])
+    supervisor.suspend()
     try:
         for name in names:
-            pid = stores_status(stack)[name].pid
-            assert pid is not None
-            os.kill(pid, signal.SIGKILL)
+            process_of(stores, name).kill()
         yield
     finally:
-        os.kill(supervisor, signal.SIGCONT)
+        supervisor.resume()
+
+
+def process_of(stores: Group, name: StoreName) -> psutil.Process:
+    return psutil.Process(stores.children()[name].pid)
 
 
 def row(what: str, outcomes: Sequence[Outcome]) -> str:
