@@ -444,7 +444,8 @@ def _index(client: MilvusClient, name: str, indexes: Sequence[str], timeout: flo
         wanted = MilvusClient.prepare_index_params()
         wanted.add_index(field_name="vector", index_type=index, metric_type="COSINE", params=dict(BUILT_WITH.get(index, {})))
         try:
-            return client.create_index(name, wanted, timeout=timeout)
+            client.create_index(name, wanted, timeout=timeout)
+            return
         except MilvusException:
             if index == indexes[-1]:
                 raise
