@@ -46,6 +46,10 @@ class MilvusStandalone(Server):
         config.set("authorization_enabled", True)
         config.set("system_log_path", "")
         config.resolve()
+        configuration = self.data / "configs" / "milvus.yaml"
+        configuration.write_text(
+            configuration.read_text().replace("\netcd:\n", f"\netcd:\n  config:\n    path: {self._etcd()}\n", 1)
+        )
         environment = {
             "DEPLOY_MODE": "STANDALONE",
             "METRICS_PORT": str(free_port()),
@@ -56,9 +60,28 @@ class MilvusStandalone(Server):
 
     def _free_ports(self) -> dict[str, int]:
         inner = (
-            "etcd", "root_coord", "proxy_internal", "query_coord", "query_node", "index_coord", "index_node", "data_coord", "data_node",
-        )  # fmt: skip
+            "root_coord",
+            "proxy_internal",
+            "query_coord",
+            "query_node",
+            "index_coord",
+            "index_node",
+            "data_coord",
+            "data_node",
+        )
         return {"proxy_port": self.port} | {f"{part}_port": free_port() for part in inner}
+
+    def _etcd(self) -> Path:
+        """The configuration of the etcd inside: with its own ports, two servers of ours can run at once."""
+        clients, peers = (f"http://{LOOPBACK}:{free_port()}" for _ in range(2))
+        settings = {
+            "name": "default", "initial-cluster": f"default={peers}",
+            "listen-client-urls": clients, "advertise-client-urls": clients,
+            "listen-peer-urls": peers, "initial-advertise-peer-urls": peers,
+        }  # fmt: skip
+        path = self.data / "configs" / "etcd.yaml"
+        path.write_text("".join(f"{key}: {setting}\n" for key, setting in settings.items()))
+        return path
 
     def make_ready(self) -> None:
         from pymilvus import MilvusClient, MilvusException
