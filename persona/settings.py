@@ -5,6 +5,8 @@ when it picked its ports.
 """
 
 import json
+import re
+import ssl
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -12,13 +14,19 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from sqlalchemy.engine import make_url
 
 from persona.errors import NotStarted
 from persona.keys import ApiKey, parse_keys
 
 StoreName = Literal["mongodb", "milvus", "neo4j", "warehouse", "redis"]
 BUNDLED_MODEL = "all-MiniLM-L6-v2"
+ADDRESS = re.compile(
+    r"(?P<scheme>[\w+.-]+)://(?:(?P<user>[^:@/?#]*)(?P<password>:[^@/?#]*)?@)?(?P<where>/[^?]*|[^@?#]*)(?:\?(?P<options>[^@#]*))?"
+)
+SHOWN_OPTIONS = frozenset({
+    "authmechanism", "authsource", "directconnection", "replicaset", "tls", "tlscafile", "ssl_ca_certs", "sslmode", "sslrootcert",
+})  # fmt: skip
+"""Of an address; what others hold may be a password."""
 
 
 class StoreAddresses(BaseModel):
@@ -34,7 +42,7 @@ class StoreAddresses(BaseModel):
     warehouse: str
 
     def masked(self) -> dict[StoreName, str]:
-        """The URLs with their passwords hidden."""
+        """The URLs with their passwords hidden, wherever in them they stand."""
         return {
             "mongodb": _masked(self.mongodb),
             "milvus": _masked(self.milvus),
@@ -95,6 +103,7 @@ class Settings(BaseSettings):
     warehouse_url: SecretStr | None = Field(default=None, validation_alias="WAREHOUSE_URL")
     sqlite_path: Path | None = Field(default=None, validation_alias="SQLITE_PATH")
     store_timeout_seconds: float = Field(default=10, gt=0)
+    ca_file: Path | None = Field(default=None)
 
     embedding_model: str = Field(default=BUNDLED_MODEL, validation_alias="EMBEDDING_MODEL")
     embedding_dim: int | None = Field(default=None, gt=0, validation_alias="EMBEDDING_DIM")
@@ -111,10 +120,20 @@ class Settings(BaseSettings):
     otlp_endpoint: str | None = Field(default=None, pattern=r"^https?://", validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO")
 
-    @field_validator("home", "drops", "catalog", "sqlite_path")
+    @field_validator("home", "drops", "catalog", "sqlite_path", "ca_file")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return path.expanduser().absolute() if path else None
+
+    @field_validator("ca_file")
+    @classmethod
+    def _certificates(cls, path: Path | None) -> Path | None:
+        if path:
+            try:
+                ssl.create_default_context(cafile=path)
+            except OSError:
+                raise ValueError("a file that can be read and holds certificates in PEM is expected") from None
+        return path
 
     @field_validator("api_keys")
     @classmethod
@@ -224,7 +243,15 @@ class Settings(BaseSettings):
 
 
 def _masked(url: str) -> str:
-    try:
-        return make_url(url).render_as_string(hide_password=True)
-    except Exception:  # a URL that SQLAlchemy cannot read (several hosts): show its scheme alone rather than risk a password
-        return url.split("://", 1)[0] + "://***"
+    """Names and hosts, and of options those that are known to be harmless. A URL that cannot be taken apart for sure is not shown."""
+    if not (parts := ADDRESS.fullmatch(url)):
+        return f"{url.partition('://')[0]}://***" if "://" in url else "***"
+    user = parts["user"] if parts["password"] else "***"  # a name alone may be a token
+    login = "" if parts["user"] is None else f"{user}{':***' if parts['password'] else ''}@"
+    options = "&".join(map(_masked_option, parts["options"].split("&"))) if parts["options"] else ""
+    return f"{parts['scheme']}://{login}{parts['where']}{'?' * bool(options)}{options}"
+
+
+def _masked_option(option: str) -> str:
+    name, equals, _ = option.partition("=")
+    return option if name.lower() in SHOWN_OPTIONS else f"{name}=***" if equals else "***"

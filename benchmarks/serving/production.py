@@ -37,7 +37,10 @@ def measure(folder: Path, console: Console, *, users: int, seed: int, seconds: f
     here, there = middles(local), middles(theirs)
     return [
         Figure(
-            f"computed {name} on servers of production; {users:,} people", there[name], unit, bound=f"local servers {here[name]:.1f}"
+            f"computed {name} on servers of production; {users:,} people",
+            there[name],
+            unit,
+            bound=f"local servers {here[name]:.1f}",
         )
         for name, unit in (("p50", "ms"), ("p99", "ms"), ("answers a second over 8 connections", "/s"))
     ]
