@@ -410,7 +410,8 @@ def open_vectors(
     """Connect within `timeout_seconds`, hand the store out, close.
 
     `version` is the collections' suffix (letters, digits, `_`); `index` is the type that new collections get, with AUTO what fits their
-    size. With `https://` the server's certificate is held against `ca_file`, or the CAs that come with gRPC. Raises `StoreUnavailable`, `StoreRefused`.
+    size. With `https://` the server's certificate is held against `ca_file`, or the CAs that come with gRPC. Raises
+    `StoreUnavailable`, `StoreRefused`.
     """
     with TERMS.readable(ConnectionConfigException), _translated():
         client = MilvusClient(

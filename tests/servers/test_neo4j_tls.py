@@ -17,7 +17,7 @@ from persona.local.processes import write_private
 from persona.settings import Settings
 from persona.stores.opening import graph_of
 from tests.platforms import unused_port
-from tests.stores.secured import PASSWORD, Certificates, running
+from tests.servers.secured import PASSWORD, Certificates, running
 
 pytestmark = pytest.mark.slow
 SERVERS = Path(os.environ.get("PERSONA_TEST_SERVERS", Path(__file__).parents[2] / ".servers"))

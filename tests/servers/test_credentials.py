@@ -36,7 +36,7 @@ from serving.app import create_app
 from tests.cli.conftest import Answer, Command
 from tests.stores import secured
 from tests.stores.conftest import DIMENSION
-from tests.stores.secured import ADMIN, PASSWORD, Certificates, login
+from tests.servers.secured import ADMIN, PASSWORD, Certificates, login
 from tests.worlds import HashingEncoder, clear, environment_of, eventually, generated, put_drop, said, whole_answer
 
 OPENED: dict[StoreName, Callable[[Settings], AbstractContextManager[Any]]] = {
