@@ -34,9 +34,9 @@ from persona.stores.opening import cache_of, documents_of, graph_of, kept_answer
 from serving import services
 from serving.app import create_app
 from tests.cli.conftest import Answer, Command
-from tests.stores import secured
-from tests.stores.conftest import DIMENSION
+from tests.servers import secured
 from tests.servers.secured import ADMIN, PASSWORD, Certificates, login
+from tests.stores.conftest import DIMENSION
 from tests.worlds import HashingEncoder, clear, environment_of, eventually, generated, put_drop, said, whole_answer
 
 OPENED: dict[StoreName, Callable[[Settings], AbstractContextManager[Any]]] = {
