@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from sqlalchemy.engine import make_url
 
 from persona.errors import NotStarted
 from persona.keys import ApiKey, parse_keys
@@ -75,6 +76,7 @@ class Settings(BaseSettings):
     api_port: int = Field(default=8000)
     api_workers: int = Field(default=1, ge=1, le=64)
     dagster_port: int = Field(default=3000)
+    dagster_storage_url: SecretStr | None = Field(default=None)
     api_keys: SecretStr = Field(default=SecretStr(""))
     rate_limit: str | None = Field(default=None)
     deadline_seconds: float = Field(default=0.15, gt=0)
@@ -141,6 +143,19 @@ class Settings(BaseSettings):
         parse_keys(keys.get_secret_value())
         return keys
 
+    @field_validator("dagster_storage_url")
+    @classmethod
+    def _a_postgresql_database(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is None:
+            return None
+        try:
+            parts = make_url(url.get_secret_value())
+        except Exception:  # the port is no number, say; the message could hold the password
+            parts = None
+        if parts is None or parts.drivername != "postgresql" or not parts.host or not parts.database:
+            raise ValueError("postgresql://user:password@host:port/database is expected")
+        return url
+
     @field_validator("rate_limit")
     @classmethod
     def _one_rate(cls, rate: str | None) -> str | None:
@@ -198,8 +213,15 @@ class Settings(BaseSettings):
 
     @property
     def dagster_home(self) -> Path:
-        """Dagster's own history and logs."""
+        """Dagster's configuration and logs, and its history where no PostgreSQL is named for it."""
         return self.home / "dagster"
+
+    @property
+    def dagster_storage(self) -> str:
+        """Where Dagster keeps its history, to be shown: the password is hidden."""
+        return _masked(
+            self.dagster_storage_url.get_secret_value() if self.dagster_storage_url else f"sqlite:///{self.dagster_home}"
+        )
 
     @property
     def uses_local_servers(self) -> frozenset[StoreName]:

@@ -17,7 +17,16 @@ import pytest
 from persona.local.processes import INSTANCE_VARIABLE, marked, markers
 from persona.settings import Settings
 
-STORE_URLS = ("MONGODB_URI", "MILVUS_URI", "MILVUS_HOST", "NEO4J_URI", "REDIS_URL", "WAREHOUSE_URL", "SQLITE_PATH")
+STORE_URLS = (
+    "MONGODB_URI",
+    "MILVUS_URI",
+    "MILVUS_HOST",
+    "NEO4J_URI",
+    "REDIS_URL",
+    "WAREHOUSE_URL",
+    "SQLITE_PATH",
+    "PERSONA_DAGSTER_STORAGE_URL",
+)
 RUNS = "{runsOrError{... on Runs{results{runId status jobName}}}}"
 ASSETS = """
 {assetNodes{assetKey{path} staleStatus isExecutable assetChecksOrError{... on AssetChecks{checks{

@@ -24,7 +24,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory, production: Running | Non
     """A platform on its first day."""
     with platform_in(tmp_path_factory.mktemp("platform")) as platform:
         if production:
-            platform.environment |= production.environment()
+            platform.environment |= production.environment() | {"PERSONA_DAGSTER_STORAGE_URL": production.addresses["dagster"]}
             platform.persona("generate", "--messages", "300")  # nobody is given samples on servers of their own
         yield platform
 
