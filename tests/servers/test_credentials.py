@@ -1,6 +1,6 @@
 """Every store over TLS and with no more rights than the operations' document grants: all that is done works, nothing else does.
 
-MongoDB, Redis and PostgreSQL speak TLS themselves; Milvus and the graph are the local stack's, with TLS in front of them.
+MongoDB, Redis and PostgreSQL speak TLS themselves; Milvus and the graph have TLS in front of them.
 """
 
 import asyncio
@@ -12,9 +12,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import MagicMock
 from urllib.parse import quote, urlsplit
 
+import grpc
 import numpy as np
 import psycopg
 import pymilvus
@@ -23,18 +23,19 @@ import pytest
 import redis
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
-from pymilvus.grpc_gen import common_pb2, milvus_pb2, milvus_pb2_grpc
 from pymongo.errors import OperationFailure
 
 from persona.errors import PersonaError, StoreRefused, StoreUnavailable
-from persona.schemas import UserProfile
+from persona.schemas import Conversation, UserProfile
 from persona.settings import Settings, StoreName
 from persona.stores.kept_answers import Question
 from persona.stores.opening import cache_of, documents_of, graph_of, kept_answers_of, vectors_of, warehouse_of
+from persona.stores.vectors import EXACT_UP_TO, open_vectors
 from serving import services
 from serving.app import create_app
 from tests.cli.conftest import Answer, Command
 from tests.servers import secured
+from tests.servers.running import Running
 from tests.servers.secured import ADMIN, PASSWORD, Certificates, login
 from tests.stores.conftest import DIMENSION
 from tests.worlds import HashingEncoder, clear, environment_of, eventually, generated, put_drop, said, whole_answer
@@ -379,43 +380,38 @@ def test_rights_that_are_missing_are_told(redis_server: Access, warehouse_server
     assert "Credentials and transport" in error.hint
 
 
-def test_what_milvus_has_to_grant_is_what_the_protocol_asks_for(milvus: Access, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The local stack's server has no users: which right a call needs is read from the protocol's own description."""
-    calls: list[tuple[str, MagicMock]] = []
-    make = milvus_pb2_grpc.MilvusServiceStub.__init__
-
-    def noted(stub: Any, channel: Any) -> None:
-        make(stub, channel)
-        for name, call in list(vars(stub).items()):
-            calls.append((name, MagicMock(wraps=call)))
-            setattr(stub, name, calls[-1][1])
-
-    monkeypatch.setattr(milvus_pb2_grpc.MilvusServiceStub, "__init__", noted)
-    vector = np.ones(DIMENSION, np.float32)
-    with OPENED["milvus"](milvus.settings) as server:
-        store = server.at("v999")
-        store.prepare(DIMENSION)
-        store.upsert_users([UserProfile("u_1", vector, 1, 1)])
-        store.warm()
-        assert store.versions() and store.user_vector("u_1") is not None
-        assert store.similar_users(vector, limit=1) and store.everything_of("u_1") and store.count("users") == 1
-        store.remove_user("u_1")
-        store.drop()
-    called = {name for name, call in calls if call.mock_calls}
-    methods = milvus_pb2.DESCRIPTOR.services_by_name["MilvusService"].methods_by_name
-    options = [methods[name].input_type.GetOptions() for name in called]
-    rights = [
-        each.Extensions[common_pb2.privilege_ext_obj] for each in options if each.HasExtension(common_pb2.privilege_ext_obj)
+def test_what_milvus_has_to_grant_is_enough_and_no_more_is_let(production: Running) -> None:
+    """On the server itself, with the user that the document makes."""
+    address, root = production.addresses["milvus"], production.addresses["milvus_token"]
+    block = secured.documented("python").replace("https://milvus.internal:19530", address).replace(f"root:{PASSWORD}", root)
+    exec(block)
+    vector, near = np.ones(DIMENSION, np.float32), np.full(DIMENSION, 0.5, np.float32)
+    with open_vectors(address, token=f"persona:{PASSWORD}", version="v999") as store:
+        for rows in (0, EXACT_UP_TO + 1):
+            store.prepare(DIMENSION, rows=rows)
+            store.upsert_users([UserProfile("u_1", vector, 1, 1), UserProfile("u_2", near, 1, 1)])
+            store.upsert_conversations([Conversation("ab", "u_1", vector, 1, 1, 1, {"c_1": 1.0})])
+            store.await_visible()
+            store.warm()
+            assert store.versions() and store.index() and store.user_vector("u_1") is not None
+            assert store.similar_users(vector, limit=1) and store.everything_of("u_1") and store.count("users") == 2
+            assert store.similar_conversations(vector, limit=1, exclude_user="u_2") and store.present_users(["u_2"]) == {"u_2"}
+            store.remove_user("u_1")
+            store.drop()
+    user = pymilvus.MilvusClient(address, token=f"persona:{PASSWORD}", dedicated=True)
+    beyond: list[Callable[[], object]] = [
+        lambda: user.create_user("another", PASSWORD),
+        lambda: user.create_role("another"),
+        lambda: user.grant_role("persona", "admin"),
+        lambda: user.drop_role("persona"),
+        lambda: user.list_users(),
     ]
-    needed = {
-        (common_pb2.ObjectType.Name(right.object_type), common_pb2.ObjectPrivilege.Name(right.object_privilege))
-        for right in rights
-    }
-    administrator = MagicMock()
-    monkeypatch.setattr(pymilvus, "MilvusClient", administrator)
-    exec(secured.documented("python"))
-    grants = [call.args for call in administrator.return_value.grant_privilege.call_args_list]
-    assert {(kind, f"Privilege{privilege}") for _, kind, privilege, _ in grants} == needed
+    try:
+        for forbidden in beyond:
+            with pytest.raises((pymilvus.MilvusException, grpc.RpcError), match=r"(?i)permission|privilege"):
+                forbidden()
+    finally:
+        user.close()
 
 
 # -- what goes wrong ----------------------------------------------------------------------------------------------------------
