@@ -55,7 +55,8 @@ def prepare_instance(settings: Settings) -> dg.DagsterInstance:
         instance.get_runs(limit=1)
         instance.get_asset_records()
         instance.all_instigator_state()
-        for pool in POOLS:  # the daemon makes a limit when it first sees the pool, and lets what waits at that moment pass
+        # the daemon makes a pool's limit when it first sees the pool, and lets what waits at that moment pass
+        for pool in set(POOLS) - {limited.name for limited in instance.event_log_storage.get_pool_limits()}:
             instance.event_log_storage.initialize_concurrency_limit_to_default(pool)
     return instance
 

@@ -110,10 +110,12 @@ class Platform:
         response.raise_for_status()
         return response.json()
 
-    def ask_dagster(self, query: str) -> Any:
+    def ask_dagster(self, query: str, **variables: Any) -> Any:
         """The data of a GraphQL query."""
         site = f"http://127.0.0.1:{self.environment['PERSONA_DAGSTER_PORT']}/graphql"
-        return httpx.post(site, json={"query": query}, timeout=30).json()["data"]
+        answer = httpx.post(site, json={"query": query, "variables": variables}, timeout=60).json()
+        assert not answer.get("errors"), answer["errors"]
+        return answer["data"]
 
     def runs(self) -> list[tuple[str, str, str]]:
         """Id, status and job of each run, newest first."""

@@ -90,9 +90,15 @@ def test_the_webserver_s_connections_outlive_their_first_question(
 
 
 @both
-def test_every_pool_has_its_limit_before_anything_is_queued(instance: dg.DagsterInstance) -> None:
-    limits = {pool.name: pool.limit for pool in instance.event_log_storage.get_pool_limits()}
-    assert limits == dict.fromkeys(POOLS, 1)
+def test_every_pool_has_its_limit_before_anything_is_queued_and_keeps_one_that_was_set(instance: dg.DagsterInstance) -> None:
+    assert limits(instance) == dict.fromkeys(POOLS, 1)
+    instance.event_log_storage.set_concurrency_slots("neo4j", 3)
+    with prepare_instance(Settings()) as again:
+        assert limits(again) == {**dict.fromkeys(POOLS, 1), "neo4j": 3}
+
+
+def limits(instance: dg.DagsterInstance) -> dict[str, int]:
+    return {pool.name: pool.limit for pool in instance.event_log_storage.get_pool_limits()}
 
 
 @both
