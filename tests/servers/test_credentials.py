@@ -387,6 +387,7 @@ def test_what_milvus_has_to_grant_is_enough_and_no_more_is_let(production: Runni
     exec(block)
     vector, near = np.ones(DIMENSION, np.float32), np.full(DIMENSION, 0.5, np.float32)
     with open_vectors(address, token=f"persona:{PASSWORD}", version="v999") as store:
+        eventually(lambda: store.prepare(DIMENSION) or True, seconds=60, what="the grants' being in force")
         for rows in (0, EXACT_UP_TO + 1):
             store.prepare(DIMENSION, rows=rows)
             store.upsert_users([UserProfile("u_1", vector, 1, 1), UserProfile("u_2", near, 1, 1)])
