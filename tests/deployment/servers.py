@@ -1,6 +1,7 @@
 """The compose file's MongoDB, PostgreSQL and Redis on the servers that are here, their images' part played by a few lines."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -32,9 +33,8 @@ def running(command: list[Any], **options: Any) -> Iterator[subprocess.Popen[byt
 
 
 def replace(text: str, words: Mapping[str, str]) -> str:
-    for old, new in words.items():
-        text = text.replace(old, new)
-    return text
+    """The text with these words replaced where they stand as words, each once."""
+    return re.sub(rf"(?<!\w)({'|'.join(map(re.escape, words))})(?!\w)", lambda found: words[found[0]], text)
 
 
 class Mongo:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dotenv import dotenv_values
 
 from persona.settings import Settings
 from persona_cli import platform
@@ -173,6 +174,14 @@ def test_every_variable_is_explained() -> None:
     explained = set(re.findall(r"^#?(\w+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
     passed_on = {name for service in services().values() for name, value in service["environment"].items() if value is None}
     assert set(used()) | passed_on <= explained
+
+
+def test_what_is_told_of_the_installation_makes_every_password(tmp_path: Path) -> None:
+    [line] = re.findall(r"^for store in .*$", (ROOT / "docs" / "operations.md").read_text(), re.MULTILINE)
+    subprocess.run(["/bin/sh", "-euc", line], cwd=tmp_path, check=True, timeout=30)
+    made = dotenv_values(tmp_path / ".env")
+    assert set(made) == set(SECRETS) - {"PERSONA_API_KEYS"} and len(set(made.values())) == len(made)
+    composed(GIVEN | made)
 
 
 def test_every_setting_reaches_the_containers_and_no_other() -> None:

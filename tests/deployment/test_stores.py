@@ -86,8 +86,12 @@ def test_the_key_of_the_set_outlives_the_container(tmp_path: Path) -> None:
 
 
 def test_the_warehouse_is_its_user_s(databases: str) -> None:
-    with open_warehouse(address("serving", "WAREHOUSE_URL", databases.rpartition("@")[2]), timeout_seconds=5) as warehouse:
-        assert warehouse.fact_count() == 0
+    url = address("serving", "WAREHOUSE_URL", databases.rpartition("@")[2])
+    with open_warehouse(url, timeout_seconds=5) as warehouse:
+        warehouse.ping()
+    with closing(psycopg.connect(url)) as connection:
+        owners = connection.execute("SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'").fetchall()
+    assert owners == [("warehouse",)]
 
 
 def test_each_user_sees_one_database(databases: str) -> None:
