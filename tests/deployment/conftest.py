@@ -7,7 +7,6 @@ import psycopg
 import pytest
 
 from tests.deployment.servers import Mongo, make_databases, redis_running
-from tests.stores.conftest import postgresql as postgresql
 
 
 @pytest.fixture(scope="session")
