@@ -201,7 +201,7 @@ class PostgreSQL(Server):
         try:
             with psycopg.connect(f"{self._server}/postgres", connect_timeout=2, autocommit=True) as connection:
                 known = {name for (name,) in connection.execute("SELECT datname FROM pg_database")}
-                for database in {"persona", "dagster"} - known:
+                for database in {"persona", "persona_dagster"} - known:
                     connection.execute(f"CREATE DATABASE {database} TEMPLATE template0")  # type: ignore[arg-type]
         except psycopg.Error as error:
             raise NotReady(str(error)) from error
@@ -211,7 +211,7 @@ class PostgreSQL(Server):
         return f"postgresql://{self._USER}:{self.password}@{LOOPBACK}:{self.port}"
 
     def addresses(self) -> dict[str, str]:
-        return {"postgresql": self._server, "warehouse": f"{self._server}/persona", "dagster": f"{self._server}/dagster"}
+        return {"postgresql": self._server, "warehouse": f"{self._server}/persona", "dagster": f"{self._server}/persona_dagster"}
 
 
 def postgresql_programs() -> Path:
