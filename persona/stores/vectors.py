@@ -77,8 +77,9 @@ EXACT_UP_TO = 20_000
 """Rows that are searched one by one, which finds exactly the nearest, in some milliseconds."""
 BEYOND = ("HNSW", "AUTOINDEX")
 """What more rows get: the first that the server knows. The local one has no HNSW, and makes an inverted file of AUTOINDEX."""
-BUILT_WITH: Mapping[str, Mapping[str, int]] = {"HNSW": {"M": 16, "efConstruction": 200}}
-LEAST_EF, EF_TIMES = 64, 2
+BUILT_WITH: Mapping[str, Mapping[str, int]] = {"HNSW": {"M": 48, "efConstruction": 400}}
+"""Of 100,000 people in groups of like taste it finds .97 of the 100 nearest; with the usual 16 and 200 it was .78."""
+LEAST_EF, EF_TIMES = 64, 4
 """Candidates that a search of an HNSW graph keeps: so many times what is asked for, and these at least."""
 MOST_EF = 32_768
 
