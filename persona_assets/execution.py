@@ -15,7 +15,7 @@ from persona.pipeline.draining import Pipeline
 from persona.settings import Settings
 from persona_assets.definitions import build_definitions
 from persona_assets.pools import POOLS
-from persona_assets.runs import NOT_RETRIED, process_tag
+from persona_assets.runs import FROM_THE_COMMAND_LINE, process_tag
 from persona_assets.storage import in_our_words, reach
 
 CONFIGURATION = Path(__file__).parents[1] / "dagster.yaml"
@@ -74,7 +74,7 @@ def execute(
             raise_on_error=False,
             asset_selection=[dg.AssetKey(asset) for asset in assets],
             run_config=QUIET,
-            tags={**process_tag(run_id), **NOT_RETRIED},
+            tags={**process_tag(run_id), **FROM_THE_COMMAND_LINE},
             run_id=run_id,
         )
     checks = [

@@ -17,6 +17,8 @@ CODE_SERVER_TAG = ".dagster/grpc_info"
 """Of a run that a code server launched; it executes in a child of that server."""
 NOT_RETRIED = {"dagster/max_retries": "0"}
 """The tag of a run that Dagster is not to repeat by itself when its process has crashed."""
+FROM_THE_COMMAND_LINE = {**NOT_RETRIED, "dagster/max_runtime": "3600"}
+"""The tags of a run that no code server knows: on another host nobody sees its end, and the queue must not wait for it for ever."""
 EXECUTING = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 BEING_LAUNCHED = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING]
 LAUNCHED_WITHIN = timedelta(minutes=2)
