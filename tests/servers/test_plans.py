@@ -37,8 +37,7 @@ from persona.stores.documents import Documents
 from persona.stores.opening import open_stores
 from tests.cli.conftest import Answer, Command, command_in
 from tests.servers.production import Neo4j, PostgreSQL, ReplicaSet
-from tests.servers.running import Running, production_servers
-from tests.servers.test_same_code import emptied_warehouse
+from tests.servers.running import Running, postgresql_database, production_servers
 from tests.worlds import NEWEST, clear, put_drop, said
 
 pytestmark = pytest.mark.slow
@@ -215,7 +214,8 @@ def test_postgresql_scans_no_table(servers: Running) -> None:
     if "warehouse" in servers.missing:
         pytest.skip(servers.missing["warehouse"])
     scans = {}
-    with emptied_warehouse(servers) as url, filled_warehouse(url.replace("postgresql", "postgresql+psycopg", 1)) as connection:
+    url = postgresql_database(servers.addresses["postgresql"])
+    with filled_warehouse(url.replace("postgresql", "postgresql+psycopg", 1)) as connection:
         begins = first_columns(connection.engine)
         planned = explained(connection, "EXPLAIN (FORMAT JSON)")
         connection.execute(text("SET enable_seqscan = off"))
