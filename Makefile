@@ -25,8 +25,8 @@ down: $(INSTALLED) ## stop all of it
 status: $(INSTALLED) ## what runs
 	@$(BIN)/persona status
 
-# three at a time, each with servers of its own: they wait more than they compute
-PYTEST = $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+# two at a time, each with servers of its own: they wait more than they compute
+PYTEST = $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(INSTALLED) ## the fast tests
 	$(PYTEST) -m "not slow"
