@@ -124,6 +124,7 @@ Table(
     Column("seconds", Float(53), nullable=False),
     Column("error", Text),
     PrimaryKeyConstraint("run_id", "stage"),
+    Index("pipeline_runs_by_stage", "stage", "started_at"),
 )
 Table(
     "anomalies",
@@ -136,6 +137,7 @@ Table(
     Column("value", Float(53)),
     Column("threshold", Float(53)),
     Column("at", Text, nullable=False),
+    Index("anomalies_by_time", "at", "anomaly_id"),
 )
 Table(
     "fence",
@@ -188,19 +190,14 @@ SELECT DISTINCT day, campaign_id, channel, event FROM engagements WHERE user_id 
     text("DELETE FROM engagements WHERE user_id = :user_id"),
     text("DELETE FROM user_engagement WHERE user_id = :user_id"),
     text("""
-DELETE FROM engagement_by_day WHERE EXISTS (
-    SELECT 1 FROM touched
-    WHERE touched.day = engagement_by_day.day AND touched.campaign_id = engagement_by_day.campaign_id
-    AND touched.channel = engagement_by_day.channel AND touched.event = engagement_by_day.event
-)
+DELETE FROM engagement_by_day
+WHERE (day, campaign_id, channel, event) IN (SELECT day, campaign_id, channel, event FROM touched)
 """),
     text("""
 INSERT INTO engagement_by_day (day, campaign_id, channel, event, n, value)
-SELECT facts.day, facts.campaign_id, facts.channel, facts.event, count(*), coalesce(sum(facts.value), 0)
-FROM touched JOIN engagements AS facts
-    ON facts.day = touched.day AND facts.campaign_id = touched.campaign_id
-    AND facts.channel = touched.channel AND facts.event = touched.event
-GROUP BY facts.day, facts.campaign_id, facts.channel, facts.event
+SELECT day, campaign_id, channel, event, count(*), coalesce(sum(value), 0) FROM engagements
+WHERE (day, campaign_id, channel, event) IN (SELECT day, campaign_id, channel, event FROM touched)
+GROUP BY day, campaign_id, channel, event
 """),
 )
 
@@ -566,9 +563,24 @@ class Warehouse:
 
     def ensure_tables(self) -> None:
         """Make the tables and indexes that are missing; where none is, nothing is written and no writer waited for."""
-        if not set(inspect(self._reader).get_table_names()).issuperset(TABLES.tables):
+        found = inspect(self._reader)
+        tables = set(found.get_table_names())
+        indexed = {
+            (table, *index["column_names"])  # by columns, as a rebuild leaves other names
+            for (_, table), indexes in found.get_multi_indexes(filter_names=list(TABLES.tables)).items()
+            for index in indexes
+        }
+        missing = [
+            index
+            for table in TABLES.sorted_tables
+            for index in table.indexes
+            if table.name in tables and (table.name, *index.columns.keys()) not in indexed
+        ]
+        if missing or not tables.issuperset(TABLES.tables):
             with self._writer.begin() as connection:
                 TABLES.create_all(connection)
+                for index in missing:
+                    index.create(connection)
 
     def ping(self) -> None:
         """Return when the database answers and has its tables; raise `StoreUnavailable` or `StoreRefused`."""

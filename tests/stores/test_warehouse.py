@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Barrier
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, inspect, text
 
 from persona.errors import LeaseLost, PersonaError, StoreRefused, StoreUnavailable
 from persona.schemas import DayBucket, Fact
@@ -51,6 +51,14 @@ def execute(url: str, statement: str) -> None:
     with engine.begin() as connection:
         connection.execute(text(statement))
     engine.dispose()
+
+
+def indexed(url: str) -> list[tuple[str | None, ...]]:
+    """Of each index the table and the columns."""
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    found = inspect(engine).get_multi_indexes()
+    engine.dispose()
+    return sorted((table, *index["column_names"]) for (_, table), indexes in found.items() for index in indexes)
 
 
 def test_writing_twice_is_writing_once(warehouse: Warehouse) -> None:
@@ -164,6 +172,19 @@ def test_a_bucket_that_says_something_else_is_found_where_the_drop_touches_it(wa
         ("c_1", "voice", 0, 2),
     ]
     assert len(warehouse.bucket_mismatches(["mine", "other"], limit=2)) == 2
+
+
+def test_an_index_that_an_older_version_did_not_make_is_made_and_no_other_twice(warehouse: Warehouse, warehouse_url: str) -> None:
+    every = indexed(warehouse_url)
+    warehouse.begin_beside()
+    warehouse.use_beside()  # after which indexes have other names
+    assert indexed(warehouse_url) == every
+    for index in ("pipeline_runs_by_stage", "anomalies_by_time"):
+        execute(warehouse_url, f"DROP INDEX {index}")
+    assert len(indexed(warehouse_url)) == len(every) - 2
+    for _ in range(2):
+        with open_warehouse(warehouse_url):
+            assert indexed(warehouse_url) == every
 
 
 def test_days_are_utc_days_in_any_century(warehouse: Warehouse) -> None:
