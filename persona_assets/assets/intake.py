@@ -61,6 +61,6 @@ def raw_conversations(
             "erased": sum(count.erased for count in counts),
             "held": sum(entry.state == "held" for entry in outcome.entries),
             "quarantined_in_all": documents.quarantine.count_open(),
-            "held_in_all": documents.ledger.state_counts().get("held", 0),
+            "held_in_all": documents.ledger.count("held"),
         },
     )

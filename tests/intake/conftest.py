@@ -29,7 +29,8 @@ def take_in(pipeline: Pipeline, **options: Any) -> Outcome:
 
 
 def ledger(pipeline: Pipeline) -> dict[str, Entry]:
-    return {entry.name: entry for entry in pipeline.documents.ledger.recent("drop", limit=1_000)}
+    entries = pipeline.documents.ledger
+    return {entry.name: entry for entry in entries.get(entries.ids("drop"))}
 
 
 def stored(documents: Documents) -> dict[str, dict[str, Any]]:

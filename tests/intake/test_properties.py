@@ -67,7 +67,7 @@ def test_every_line_is_accounted_for(pipeline: Pipeline, drops: list[list[str]])
     pipeline = world_of(pipeline)
     put_in(pipeline, drops)
     documents = pipeline.documents
-    entries = documents.ledger.recent("drop", limit=100)
+    entries = documents.ledger.get(documents.ledger.ids("drop"))
     distinct = {tuple(content) for content in drops if content}
     assert sum(entry.counts.read for entry in entries) == sum(map(len, distinct))
     for entry in entries:
@@ -102,11 +102,11 @@ def test_applying_twice_is_applying_once(pipeline: Pipeline, drops: list[list[st
     pipeline = world_of(pipeline)
     put_in(pipeline, drops)
     ledger = pipeline.documents.ledger
-    before = {entry.id: (entry.state, entry.counts) for entry in ledger.recent("drop", limit=100)}
+    before = {entry.id: (entry.state, entry.counts) for entry in ledger.get(ledger.ids("drop"))}
     truth, kept = held(pipeline), quarantined(pipeline)
     for _ in range(2):
         take_in(pipeline, drops=list(before), reapply=True)
         put_in(pipeline, drops)
-    assert {entry.id: (entry.state, entry.counts) for entry in ledger.recent("drop", limit=100)} == before
+    assert {entry.id: (entry.state, entry.counts) for entry in ledger.get(ledger.ids("drop"))} == before
     assert held(pipeline) == truth
     assert quarantined(pipeline) == kept

@@ -99,6 +99,8 @@ def open_documents(url: str, database: str, *, timeout_seconds: float) -> Iterat
         documents = documents_in(client, database)
         with mongodb_errors():
             documents.records.ensure_indexes()
+            documents.embeddings.ensure_indexes()
+            documents.catalog.ensure_indexes()
             documents.ledger.ensure_indexes()
             documents.quarantine.ensure_indexes()
             documents.relations.ensure_indexes()

@@ -23,6 +23,11 @@ class Catalog:
         self._customers: Collection[dict[str, Any]] = database["customers"]
         self._state: Collection[dict[str, Any]] = database["state"]
 
+    def ensure_indexes(self) -> None:
+        """Make what asking for those who are to be left alone needs: of many customers few are."""
+        left_alone = {"suppressed": True}
+        self._customers.create_index([("suppressed", 1), ("_id", 1)], name="suppressed", partialFilterExpression=left_alone)
+
     def put_campaigns(self, campaigns: Sequence[Campaign]) -> None:
         """Take these campaigns into the catalog."""
         self._put(self._campaigns, "campaign_id", [campaign.model_dump() for campaign in campaigns])

@@ -37,6 +37,10 @@ class Embeddings:
         self._centroids: Collection[dict[str, Any]] = database["centroids"]
         self._state: Collection[dict[str, Any]] = database["state"]
 
+    def ensure_indexes(self) -> None:
+        """Make what asking for the newest runs needs."""
+        self._centroids.create_index("at")
+
     def agree_on(self, fingerprint: str, dimension: int) -> None:
         """Take this model for the stored vectors, or raise `EmbeddingMismatch` when they come from another."""
         agreed = {"fingerprint": fingerprint, "dimension": dimension}
@@ -60,6 +64,7 @@ class Embeddings:
         self._mentions.drop()
         self._centroids.drop()
         self._state.delete_many({"_id": {"$in": ["embedding_model", "labels", "mentions"]}})
+        self.ensure_indexes()
 
     # -- which vector collections there are -------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pymongo import ASCENDING, IndexModel, ReplaceOne, UpdateOne
+from pymongo import ASCENDING, DESCENDING, IndexModel, ReplaceOne, UpdateOne
 from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 from pymongo.database import Database
@@ -26,7 +26,13 @@ INDEXES = [
     IndexModel([("state", ASCENDING), ("claimed_at", ASCENDING)], name="by_state"),
     IndexModel([("aliases", ASCENDING)], name="by_alias", sparse=True),
     IndexModel([("half_written", ASCENDING)], name="half_written", sparse=True),
+    # what an asset applied last, in this run, or since: of every asset, whichever there are
+    IndexModel([("marks.$**", ASCENDING)], name="by_mark"),
+    IndexModel([("run_id", ASCENDING)], name="by_run"),
+    IndexModel([("name", ASCENDING)], name="by_name"),
 ]
+EVER = {"$gte": datetime(1970, 1, 1, tzinfo=UTC)}
+"""Any time: unlike `$exists`, a range is answered from an index in its order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +108,7 @@ class Ledger:
     def ensure_indexes(self) -> None:
         """Create what the queries need; harmless when there."""
         self._entries.create_indexes(INDEXES)
+        self._files.create_index("entry")
 
     # -- files ------------------------------------------------------------------------------------------------------------
 
@@ -399,7 +406,7 @@ class Ledger:
     def applied(self, asset: str, *, run_id: str | None = None) -> list[Entry]:
         """What this asset applied in this run; without a run, in its latest."""
         if run_id is None:
-            latest = self._entries.find_one({f"marks.{asset}": {"$exists": True}}, sort=[(f"marks.{asset}.at", -1)])
+            latest = self._entries.find_one({f"marks.{asset}.at": EVER}, {"marks": 1}, sort=[(f"marks.{asset}.at", DESCENDING)])
             if latest is None:
                 return []
             run_id = latest["marks"][asset]["run_id"]
@@ -455,10 +462,6 @@ class Ledger:
         found = self._entries.find_one(query, {"claimed_at": 1}, sort=[("claimed_at", 1)])
         return found["claimed_at"] if found else None
 
-    def recent(self, kind: Kind, *, limit: int) -> list[Entry]:
-        """The newest entries of a kind, newest first."""
-        return [_entry(found) for found in self._entries.find({"kind": kind}).sort([("claimed_at", -1), ("_id", 1)]).limit(limit)]
-
     def ids(self, kind: Kind) -> list[str]:
         """Every entry of a kind, whatever became of it, in order."""
         return [found["_id"] for found in self._entries.find({"kind": kind}, {"_id": 1}).sort("_id", 1)]
@@ -468,10 +471,9 @@ class Ledger:
         query = {"kind": kind, "state": {"$in": list(states)}}
         return [_entry(found) for found in self._entries.find(query).sort([("claimed_at", 1), ("_id", 1)])]
 
-    def state_counts(self) -> dict[str, int]:
-        """The number of drops by state."""
-        groups = self._entries.aggregate([{"$match": {"kind": "drop"}}, {"$group": {"_id": "$state", "n": {"$sum": 1}}}])
-        return {group["_id"]: group["n"] for group in groups}
+    def count(self, state: str) -> int:
+        """The number of entries in this state."""
+        return self._entries.count_documents({"state": state})
 
 
 def _line(what: str, run_id: str, at: datetime | None = None) -> dict[str, Any]:

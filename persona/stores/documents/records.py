@@ -453,8 +453,10 @@ class Records:
         texts: set[str] = set(self._records.distinct("text_hash", {"user_id": user_id, "text_hash": {"$exists": True}}))
         shared: set[str] = set()
         for part in chunks(sorted(texts), HASHES_PER_QUERY):
-            others = {"text_hash": {"$in": part}, "user_id": {"$ne": user_id}}
-            shared |= {group["_id"] for group in self._records.aggregate([{"$match": others}, {"$group": {"_id": "$text_hash"}}])}
+            # of any drop: from text to text through an index that begins with the drop, not through everybody's records
+            others = {"drop": {"$gte": ""}, "text_hash": {"$in": part}, "user_id": {"$ne": user_id}}
+            groups = self._records.aggregate([{"$match": others}, {"$group": {"_id": "$text_hash"}}], hint="texts_by_drop")
+            shared |= {group["_id"] for group in groups}
         return texts - shared
 
     def remove_user(self, user_id: str) -> None:

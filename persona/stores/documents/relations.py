@@ -45,7 +45,10 @@ class Relations:
 
     def of(self, fingerprint: str) -> Iterator[tuple[str, list[Relation]]]:
         """The run that learned them, and the relations of one campaign after the other, strongest first."""
-        for found in self._relations.find({"fingerprint": fingerprint}, batch_size=BATCH).sort("_id", 1):
+        of_model = {
+            "_id": {"$gte": f"{fingerprint}:", "$lt": f"{fingerprint};"}
+        }  # the semicolon comes next: in order, from one index
+        for found in self._relations.find(of_model, batch_size=BATCH).sort("_id", 1):
             campaign = found["campaign_id"]
             yield found["run_id"], [Relation(campaign, other, weight, support) for other, weight, support in found["related"]]
 
