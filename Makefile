@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status test test-all lint types lock bench clean
+.PHONY: help up down status test test-all test-servers lint types lock bench clean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -25,14 +25,21 @@ down: $(INSTALLED) ## stop all of it
 status: $(INSTALLED) ## what runs
 	@$(BIN)/persona status
 
-# two at a time, each with servers of its own: they wait more than they compute
-PYTEST = $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+# three at a time, each with servers of its own: they wait more than they compute
+PYTEST = $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test: $(INSTALLED) ## the fast tests
 	$(PYTEST) -m "not slow"
 
 test-all: $(INSTALLED) ## every test
 	$(PYTEST)
+
+# of the servers of production: `installed`, local ones standing in for the rest, or `all`
+SERVERS ?= installed
+
+test-servers: $(INSTALLED) ## the stores' contracts, the fault drill and the whole platform on Neo4j, Milvus, PostgreSQL, Redis and MongoDB
+	$(BIN)/python -m tests.servers fetch
+	$(PYTEST) --servers $(SERVERS) tests/servers tests/stores tests/serving/test_drill.py tests/test_end_to_end.py
 
 lint: $(INSTALLED) ## format, lint, arrows between packages
 	$(BIN)/ruff format --check .
@@ -55,4 +62,4 @@ bench: $(INSTALLED) ## the speed of pipeline, intake, ranking and serving
 	$(BIN)/python -m benchmarks.serving
 
 clean: ## remove the virtual environment and caches
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .servers .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -58,8 +58,10 @@ class StoreUnavailable(PersonaError):
 
     code = "store_unavailable"
 
-    def __init__(self, store: str, reason: str) -> None:
-        super().__init__(f"{store} is unavailable: {reason}", hint="`persona doctor` says which stores answer, and what to do.")
+    def __init__(
+        self, store: str, reason: str, *, hint: str = "`persona doctor` says which stores answer, and what to do."
+    ) -> None:
+        super().__init__(f"{store} is unavailable: {reason}", hint=hint)
         self.store = store
 
 

@@ -5,6 +5,8 @@ when it picked its ports.
 """
 
 import json
+import re
+import ssl
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -19,6 +21,13 @@ from persona.keys import ApiKey, parse_keys
 
 StoreName = Literal["mongodb", "milvus", "neo4j", "warehouse", "redis"]
 BUNDLED_MODEL = "all-MiniLM-L6-v2"
+ADDRESS = re.compile(
+    r"(?P<scheme>[\w+.-]+)://(?:(?P<user>[^:@/?#]*)(?P<password>:[^@/?#]*)?@)?(?P<where>/[^?]*|[^@?#]*)(?:\?(?P<options>[^@#]*))?"
+)
+SHOWN_OPTIONS = frozenset({
+    "authmechanism", "authsource", "directconnection", "replicaset", "tls", "tlscafile", "ssl_ca_certs", "sslmode", "sslrootcert",
+})  # fmt: skip
+"""Of an address; what others hold may be a password."""
 
 
 class StoreAddresses(BaseModel):
@@ -34,7 +43,7 @@ class StoreAddresses(BaseModel):
     warehouse: str
 
     def masked(self) -> dict[StoreName, str]:
-        """The URLs with their passwords hidden."""
+        """The URLs with their passwords hidden, wherever in them they stand."""
         return {
             "mongodb": _masked(self.mongodb),
             "milvus": _masked(self.milvus),
@@ -67,6 +76,7 @@ class Settings(BaseSettings):
     api_port: int = Field(default=8000)
     api_workers: int = Field(default=1, ge=1, le=64)
     dagster_port: int = Field(default=3000)
+    dagster_storage_url: SecretStr | None = Field(default=None)
     api_keys: SecretStr = Field(default=SecretStr(""))
     rate_limit: str | None = Field(default=None)
     deadline_seconds: float = Field(default=0.15, gt=0)
@@ -95,6 +105,7 @@ class Settings(BaseSettings):
     warehouse_url: SecretStr | None = Field(default=None, validation_alias="WAREHOUSE_URL")
     sqlite_path: Path | None = Field(default=None, validation_alias="SQLITE_PATH")
     store_timeout_seconds: float = Field(default=10, gt=0)
+    ca_file: Path | None = Field(default=None)
 
     embedding_model: str = Field(default=BUNDLED_MODEL, validation_alias="EMBEDDING_MODEL")
     embedding_dim: int | None = Field(default=None, gt=0, validation_alias="EMBEDDING_DIM")
@@ -111,16 +122,39 @@ class Settings(BaseSettings):
     otlp_endpoint: str | None = Field(default=None, pattern=r"^https?://", validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO")
 
-    @field_validator("home", "drops", "catalog", "sqlite_path")
+    @field_validator("home", "drops", "catalog", "sqlite_path", "ca_file")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return path.expanduser().absolute() if path else None
+
+    @field_validator("ca_file")
+    @classmethod
+    def _certificates(cls, path: Path | None) -> Path | None:
+        if path:
+            try:
+                ssl.create_default_context(cafile=path)
+            except OSError:
+                raise ValueError("a file that can be read and holds certificates in PEM is expected") from None
+        return path
 
     @field_validator("api_keys")
     @classmethod
     def _readable_keys(cls, keys: SecretStr) -> SecretStr:
         parse_keys(keys.get_secret_value())
         return keys
+
+    @field_validator("dagster_storage_url")
+    @classmethod
+    def _a_postgresql_database(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is None:
+            return None
+        try:
+            parts = make_url(url.get_secret_value())
+        except Exception:  # the port is no number, say; the message could hold the password
+            parts = None
+        if parts is None or parts.drivername != "postgresql" or not parts.host or not parts.database:
+            raise ValueError("postgresql://user:password@host:port/database is expected")
+        return url
 
     @field_validator("rate_limit")
     @classmethod
@@ -179,8 +213,15 @@ class Settings(BaseSettings):
 
     @property
     def dagster_home(self) -> Path:
-        """Dagster's own history and logs."""
+        """Dagster's configuration and logs, and its history where no PostgreSQL is named for it."""
         return self.home / "dagster"
+
+    @property
+    def dagster_storage(self) -> str:
+        """Where Dagster keeps its history, to be shown: the password is hidden."""
+        return _masked(
+            self.dagster_storage_url.get_secret_value() if self.dagster_storage_url else f"sqlite:///{self.dagster_home}"
+        )
 
     @property
     def uses_local_servers(self) -> frozenset[StoreName]:
@@ -224,7 +265,15 @@ class Settings(BaseSettings):
 
 
 def _masked(url: str) -> str:
-    try:
-        return make_url(url).render_as_string(hide_password=True)
-    except Exception:  # a URL that SQLAlchemy cannot read (several hosts): show its scheme alone rather than risk a password
-        return url.split("://", 1)[0] + "://***"
+    """Names and hosts, and of options those that are known to be harmless. A URL that cannot be taken apart for sure is not shown."""
+    if not (parts := ADDRESS.fullmatch(url)):
+        return f"{url.partition('://')[0]}://***" if "://" in url else "***"
+    user = parts["user"] if parts["password"] else "***"  # a name alone may be a token
+    login = "" if parts["user"] is None else f"{user}{':***' if parts['password'] else ''}@"
+    options = "&".join(map(_masked_option, parts["options"].split("&"))) if parts["options"] else ""
+    return f"{parts['scheme']}://{login}{parts['where']}{'?' * bool(options)}{options}"
+
+
+def _masked_option(option: str) -> str:
+    name, equals, _ = option.partition("=")
+    return option if name.lower() in SHOWN_OPTIONS else f"{name}=***" if equals else "***"

@@ -19,18 +19,23 @@ from persona.stores.documents import Documents
 from persona.stores.graph import Graph
 from persona.stores.vectors import VectorStore
 from persona.stores.warehouse import Warehouse
+from persona_assets.pools import MONGODB
 from persona_assets.results import DATA_VERSION, DROP_FOLDER, drop_folder_seen
-from persona_assets.runs import close_orphaned_runs, is_under_way, seconds_to_wait
+from persona_assets.runs import NOT_RETRIED, close_orphaned_runs, is_under_way, seconds_to_wait
 
 TICK_SECONDS = Settings().sensor_seconds
 
-drops_job = dg.define_asset_job("drops_job", selection=dg.AssetSelection.assets(*DRAINING_ASSETS))
+drops_job = dg.define_asset_job(
+    "drops_job",
+    selection=dg.AssetSelection.assets(*DRAINING_ASSETS),
+    run_tags=NOT_RETRIED,  # what a run leaves undone the sensor asks for, ever more rarely: two who ask would be one too many
+)
 ranking_job = dg.define_asset_job(
     "ranking_job", selection=dg.AssetSelection.assets("lessons", "ranking_model", "ranking_evaluation", "generation")
 )
 
 
-@dg.op
+@dg.op(pool=MONGODB)
 def compare_whole_stores(
     context: dg.OpExecutionContext,
     documents: dg.ResourceParam[Documents],

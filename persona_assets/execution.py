@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,9 @@ from persona.errors import Busy, PersonaError
 from persona.pipeline.draining import Pipeline
 from persona.settings import Settings
 from persona_assets.definitions import build_definitions
-from persona_assets.runs import process_tag
+from persona_assets.pools import POOLS
+from persona_assets.runs import NOT_RETRIED, process_tag
+from persona_assets.storage import in_our_words, reach
 
 CONFIGURATION = Path(__file__).parents[1] / "dagster.yaml"
 OUR_ERRORS = "persona.errors."
@@ -34,10 +37,12 @@ class Execution:
 
 
 def prepare_instance(settings: Settings) -> dg.DagsterInstance:
-    """Dagster's instance, with its configuration in place and its tables made.
+    """Dagster's instance, with its configuration in place, its tables made and the limits of its pools set.
 
-    Several processes that find no tables would all make them and stand in each other's way: call this before they start.
+    Several processes that find no tables would all make them and stand in each other's way: call this before they start. Raises
+    `PersonaError` where the PostgreSQL that is to hold them does not answer.
     """
+    reach(settings)
     settings.dagster_home.mkdir(parents=True, exist_ok=True)
     if not CONFIGURATION.exists():
         raise PersonaError(
@@ -45,10 +50,14 @@ def prepare_instance(settings: Settings) -> dg.DagsterInstance:
         )
     shutil.copyfile(CONFIGURATION, settings.dagster_home / CONFIGURATION.name)
     os.environ["DAGSTER_HOME"] = str(settings.dagster_home)
-    instance = dg.DagsterInstance.get()
-    instance.get_runs(limit=1)
-    instance.get_asset_records()
-    instance.all_instigator_state()
+    with in_our_words(settings):
+        instance = dg.DagsterInstance.get()
+        instance.get_runs(limit=1)
+        instance.get_asset_records()
+        instance.all_instigator_state()
+        # the daemon makes a pool's limit when it first sees the pool, and lets what waits at that moment pass
+        for pool in set(POOLS) - {limited.name for limited in instance.event_log_storage.get_pool_limits()}:
+            instance.event_log_storage.initialize_concurrency_limit_to_default(pool)
     return instance
 
 
@@ -58,13 +67,15 @@ def execute(
     """Materialise these assets with their checks, in this process; `resources` take the place of those defined."""
     definitions = build_definitions({"pipeline": pipeline, **(resources or {})})
     job = definitions.resolve_implicit_global_asset_job_def()
+    run_id = str(uuid.uuid4())
     with prepare_instance(settings) as instance:
         result = job.execute_in_process(
             instance=instance,
             raise_on_error=False,
             asset_selection=[dg.AssetKey(asset) for asset in assets],
             run_config=QUIET,
-            tags=process_tag(),
+            tags={**process_tag(run_id), **NOT_RETRIED},
+            run_id=run_id,
         )
     checks = [
         {

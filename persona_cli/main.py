@@ -26,6 +26,7 @@ from persona_cli import (
     offpolicy,
     output,
     platform,
+    prepare,
     quarantine,
     rebuild,
     recommend,
@@ -69,6 +70,7 @@ for command in (
     erase.erase,
     backup.backup,
     restore.restore,
+    prepare.prepare,
     serve.serve,
     warm.warm,
 ):

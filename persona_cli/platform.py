@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import orjson
 import typer
+from pydantic import SecretStr
 
 from persona import synthetic
 from persona.errors import PersonaError
@@ -97,12 +98,14 @@ def status(json: Json = False) -> None:
         },
         "stores": {name: {"state": state.state, "url": urls.get(name)} for name, state in stores.items()},
     }
+    document["services"]["dagster"]["storage"] = settings.dagster_storage
     document["stores"]["warehouse"] = {
         "state": "file" if settings.warehouse_url is None else "external",
         "url": urls.get("warehouse"),
     }
     lines = [
         f"{name:<15} {entry['state']:<12} {entry['url'] or ''}"
+        + (f"  history in {entry['storage']}" if "storage" in entry else "")
         for part in ("services", "stores")
         for name, entry in document[part].items()
     ]
@@ -146,6 +149,8 @@ def _workspace(settings: Settings) -> Path:
 
 
 def _services(settings: Settings, ports: dict[str, int]) -> list[ProcessSpec]:
+    secrets = [value.get_secret_value() for _, value in settings if isinstance(value, SecretStr)]
+    known = f"{settings.model_dump()}{settings.addresses}{secrets}"
     environment = {
         "PERSONA_HOME": str(settings.home),
         "PERSONA_DROPS": str(settings.drops),
@@ -153,9 +158,7 @@ def _services(settings: Settings, ports: dict[str, int]) -> list[ProcessSpec]:
         "PERSONA_API_PORT": str(ports["api"]),
         "DAGSTER_HOME": str(settings.dagster_home),
         # read by nobody: with other settings the services are others, and are started anew
-        "PERSONA_SETTINGS_DIGEST": hashlib.sha256(
-            f"{settings.model_dump()}{settings.addresses}{settings.api_keys.get_secret_value()}".encode()
-        ).hexdigest()[:16],
+        "PERSONA_SETTINGS_DIGEST": hashlib.sha256(known.encode()).hexdigest()[:16],
     }
 
     def service(name: str, *argv: str, ready: str | None = None) -> ProcessSpec:

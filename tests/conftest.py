@@ -1,5 +1,6 @@
-"""What every test may ask for: a running local stack, empty truths, pipelines. Fixtures of one store stand beside its tests."""
+"""What every test may ask for: a local stack, PostgreSQL, ports, empty truths, pipelines. Fixtures of one store stand beside its tests."""
 
+import socket
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ from persona.settings import Settings
 from persona.stores.cache import open_cache
 from persona.stores.documents import Documents, open_documents
 from persona.stores.warehouse import open_warehouse
+from tests.servers.production import PostgreSQL
 from tests.servers.running import Running, production_servers
 
 LONGEST = ("test_crash.py", "test_scrub.py", "test_redial.py", "test_end_to_end.py", "test_outages.py")
@@ -75,6 +77,18 @@ def stores_group(production: Running | None, stack_settings: Settings) -> Group:
     return production.group if production else Group(stack_settings.home / "run" / "stores")
 
 
+@pytest.fixture(scope="session")
+def postgresql(production: Running | None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a PostgreSQL server, without a database's name."""
+    if production and "postgresql" in production.addresses:
+        yield production.addresses["postgresql"]
+        return
+    with production_servers(tmp_path_factory.mktemp("postgresql"), [PostgreSQL]) as running:
+        if running.missing:
+            pytest.skip(running.missing["warehouse"])
+        yield running.addresses["postgresql"]
+
+
 @pytest.fixture
 def new_documents(stack_settings: Settings) -> Iterator[Callable[[], Documents]]:
     """Makes empty truths, each in a database of its own."""
@@ -122,3 +136,19 @@ def new_pipeline(
 def pipeline(new_pipeline: Callable[[], Pipeline]) -> Pipeline:
     """A pipeline over empty stores."""
     return new_pipeline()
+
+
+@pytest.fixture
+def closed_port() -> int:
+    """A port on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@pytest.fixture
+def mute_port() -> Iterator[int]:
+    """A port that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]

@@ -17,7 +17,16 @@ import pytest
 from persona.local.processes import INSTANCE_VARIABLE, marked, markers
 from persona.settings import Settings
 
-STORE_URLS = ("MONGODB_URI", "MILVUS_URI", "MILVUS_HOST", "NEO4J_URI", "REDIS_URL", "WAREHOUSE_URL", "SQLITE_PATH")
+STORE_URLS = (
+    "MONGODB_URI",
+    "MILVUS_URI",
+    "MILVUS_HOST",
+    "NEO4J_URI",
+    "REDIS_URL",
+    "WAREHOUSE_URL",
+    "SQLITE_PATH",
+    "PERSONA_DAGSTER_STORAGE_URL",
+)
 RUNS = "{runsOrError{... on Runs{results{runId status jobName}}}}"
 ASSETS = """
 {assetNodes{assetKey{path} staleStatus isExecutable assetChecksOrError{... on AssetChecks{checks{
@@ -101,10 +110,12 @@ class Platform:
         response.raise_for_status()
         return response.json()
 
-    def ask_dagster(self, query: str) -> Any:
+    def ask_dagster(self, query: str, **variables: Any) -> Any:
         """The data of a GraphQL query."""
         site = f"http://127.0.0.1:{self.environment['PERSONA_DAGSTER_PORT']}/graphql"
-        return httpx.post(site, json={"query": query}, timeout=30).json()["data"]
+        answer = httpx.post(site, json={"query": query, "variables": variables}, timeout=60).json()
+        assert not answer.get("errors"), answer["errors"]
+        return answer["data"]
 
     def runs(self) -> list[tuple[str, str, str]]:
         """Id, status and job of each run, newest first."""

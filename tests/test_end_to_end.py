@@ -24,7 +24,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory, production: Running | Non
     """A platform on its first day."""
     with platform_in(tmp_path_factory.mktemp("platform")) as platform:
         if production:
-            platform.environment |= production.environment()
+            platform.environment |= production.environment() | {"PERSONA_DAGSTER_STORAGE_URL": production.addresses["dagster"]}
             platform.persona("generate", "--messages", "300")  # nobody is given samples on servers of their own
         yield platform
 
@@ -101,13 +101,15 @@ def test_up_again_is_harmless(platform: Platform, first_answer: Any) -> None:
     assert not stale(platform)
 
 
-def test_down_leaves_no_process(platform: Platform, first_answer: Any) -> None:
+def test_down_leaves_no_process(platform: Platform, first_answer: Any, production: Running | None) -> None:
     assert platform.persona("down") == {"stopped": True, "wiped": False}
     assert platform.processes() == []
     stopped = platform.persona("status")
     assert {service["state"] for service in stopped["services"].values()} == {"stopped"}
     platform.persona("down", "--wipe")
-    assert not (platform.settings.home / "drops").exists() and (platform.settings.drops / "seed.jsonl").exists()
+    claimed = (platform.settings.home / "drops").exists()
+    assert claimed == (production is not None)  # they belong to the ledger: where that is on a server of one's own, they stay
+    assert (platform.settings.drops / "seed.jsonl").exists()
 
 
 def known(platform: Platform, user: str) -> Any:

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+import trustme
+from pydantic import ValidationError
 
 from persona.errors import NotStarted
-from persona.settings import Settings
+from persona.settings import Settings, StoreAddresses
 
 
 def settings(**values: object) -> Settings:
@@ -55,3 +57,53 @@ def test_passwords_are_masked(tmp_path: Path) -> None:
     assert "hunter2" in addresses.mongodb
     assert "hunter2" not in repr(addresses.masked())
     assert "hunter2" not in repr(settings(redis_url="redis://:hunter2@r/0"))
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("mongodb://me:hunter2@a:1,b:2/?replicaSet=rs0", "mongodb://me:***@a:1,b:2/?replicaSet=rs0"),
+        (
+            "mongodb://me:hunter%402@a/?tlsCertificateKeyFilePassword=hunter2",
+            "mongodb://me:***@a/?tlsCertificateKeyFilePassword=***",
+        ),
+        ("mongodb://a/?authMechanismProperties=AWS_SESSION_TOKEN:hunter2", "mongodb://a/?authMechanismProperties=***"),
+        ("redis://r:6379/0?password=hunter2", "redis://r:6379/0?password=***"),
+        (
+            "rediss://:hunter2@r/0?ssl_ca_certs=/ca.pem&ssl_password=hunter2",
+            "rediss://:***@r/0?ssl_ca_certs=/ca.pem&ssl_password=***",
+        ),
+        ("postgresql://p/db?password=hunter2&sslpassword=hunter2", "postgresql://p/db?password=***&sslpassword=***"),
+        (
+            "postgresql://p/db?sslmode=verify-full&sslrootcert=/ca.pem",
+            "postgresql://p/db?sslmode=verify-full&sslrootcert=/ca.pem",
+        ),
+        ("postgresql://p/db?password=a&hunter2", "postgresql://p/db?password=***&***"),
+        ("https://hunter2@milvus:19530", "https://***@milvus:19530"),
+        ("neo4j+s://graph.internal:7687", "neo4j+s://graph.internal:7687"),
+        ("sqlite:////a folder/with@sign#1.sqlite", "sqlite:////a folder/with@sign#1.sqlite"),
+        # what a driver may still understand, and what none does
+        ("postgresql://me:hun/ter2@p/db", "postgresql://***"),
+        ("postgresql://me:hun?ter2@p/db", "postgresql://***"),
+        ("redis://:hun@ter2@r/0", "redis://***"),
+        ("redis://:hun#ter2@r/0", "redis://***"),
+        ("postgresql://p/db?password=hun@ter2", "postgresql://***"),
+        ("me:hunter2@r", "***"),
+    ],
+)
+def test_passwords_are_masked_wherever_they_stand(url: str, shown: str) -> None:
+    rest = {"milvus": "", "neo4j": "", "neo4j_user": "", "neo4j_password": "", "redis": "", "warehouse": ""}
+    masked = StoreAddresses(mongodb=url, **rest).masked()["mongodb"]
+    assert masked == shown
+    assert "hun" not in masked and "ter2" not in masked
+
+
+def test_a_file_of_cas_is_looked_at_before_it_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for text in (None, "no certificate"):
+        if text:
+            (tmp_path / "ca.pem").write_text(text)
+        with pytest.raises(ValidationError, match="certificates in PEM"):
+            settings(ca_file="ca.pem")
+    trustme.CA().cert_pem.write_to_path(tmp_path / "ca.pem")
+    assert settings(ca_file="ca.pem").ca_file == tmp_path / "ca.pem"

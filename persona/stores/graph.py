@@ -6,6 +6,7 @@ A projection of MongoDB: every write can be repeated, the whole graph rebuilt. W
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from itertools import chain
+from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
@@ -20,13 +21,15 @@ from neo4j import (
     Query,
     Record,
     Session,
+    TrustCustomCAs,
     unit_of_work,
 )
-from neo4j.exceptions import AuthError, ConstraintError, DriverError, Neo4jError
+from neo4j.exceptions import AuthError, ConfigurationError, ConstraintError, DriverError, Neo4jError
 
 from persona.errors import PersonaError, StoreRefused, StoreUnavailable
 from persona.schemas import Campaign, Engagement, Event, ExpressedIntent, Mention, NeighbourVote, Relation, Ties
 from persona.stores._chunks import chunks
+from persona.stores._connecting import GRANTS, Terms
 from persona.stores.fencing import lease_lost
 
 # What both ends of the subset understand, Neo4j 5 and ArcadeDB: both ends of a relationship bound before it is MERGEd, no APOC,
@@ -279,6 +282,11 @@ WRITE_PATIENCE = 6  # a batch of relationships may take this many times as long 
 MS_PER_DAY = 86_400_000
 LN_2 = 0.6931471805599453
 CONSTRAINT_ATTEMPTS = 6
+
+VERIFIED = "+s"
+"""Ends the schemes that ask for TLS and for a certificate that is valid."""
+FORBIDDEN = "Neo.ClientError.Security.Forbidden"
+TERMS = Terms("neo4j", "NEO4J_URI", encrypted="begin NEO4J_URI with neo4j+s:// or bolt+s://", ca="PERSONA_CA_FILE")
 
 
 class Graph:
@@ -603,20 +611,26 @@ class Graph:
 
 
 @contextmanager
-def open_graph(url: str, *, user: str, password: str, database: str = "neo4j", timeout_seconds: float = 10) -> Iterator[Graph]:
+def open_graph(
+    url: str, *, user: str, password: str, database: str = "neo4j", ca_file: Path | None = None, timeout_seconds: float = 10
+) -> Iterator[Graph]:
     """Connect within `timeout_seconds`, make sure of the constraints, hand the store out, close.
 
-    Raises `StoreUnavailable` or `StoreRefused`.
+    Of `neo4j+s://` and `bolt+s://` the server's certificate is held against `ca_file`, or the system's CAs. Raises `StoreUnavailable`
+    or `StoreRefused`.
     """
-    driver = GraphDatabase.driver(
-        url,
-        auth=(user, password),
-        connection_timeout=timeout_seconds,
-        connection_acquisition_timeout=timeout_seconds,
-        max_transaction_retry_time=timeout_seconds,
-        initial_retry_delay=0.05,  # the driver's own, a second, doubles past the timeout
-        notifications_min_severity="OFF",
-    )
+    with TERMS.readable(ConfigurationError):
+        address, trust = _trusting(url, ca_file)
+        driver = GraphDatabase.driver(
+            address,
+            auth=(user, password),
+            connection_timeout=timeout_seconds,
+            connection_acquisition_timeout=timeout_seconds,
+            max_transaction_retry_time=timeout_seconds,
+            initial_retry_delay=0.05,  # the driver's own, a second, doubles past the timeout
+            notifications_min_severity="OFF",
+            **trust,
+        )
     with driver:
         graph = Graph(driver, database=database, timeout_seconds=timeout_seconds)
         with _translated():
@@ -624,6 +638,14 @@ def open_graph(url: str, *, user: str, password: str, database: str = "neo4j", t
             for constraint in CONSTRAINTS:
                 driver.execute_query(constraint, database_=database)
         yield graph
+
+
+def _trusting(url: str, ca_file: Path | None) -> tuple[str, Mapping[str, Any]]:
+    """The address and the driver's options with which this CA counts: the scheme that asks for TLS allows for none but the system's."""
+    scheme, _, rest = url.partition("://")
+    if ca_file is None or not scheme.endswith(VERIFIED):
+        return url, {}
+    return f"{scheme.removesuffix(VERIFIED)}://{rest}", {"encrypted": True, "trusted_certificates": TrustCustomCAs(str(ca_file))}
 
 
 def _last_of_each(items: Iterable[T], *, key: Callable[[T], tuple[str, str]]) -> list[T]:
@@ -710,7 +732,8 @@ def _in_our_words(error: DriverError | Neo4jError) -> PersonaError:
     if isinstance(error, AuthError):
         return StoreRefused("neo4j refused the credentials", hint="Check NEO4J_USER and NEO4J_PASSWORD.")
     if isinstance(error, DriverError):
-        return StoreUnavailable("neo4j", type(error).__name__)
+        return TERMS.fault(error) or StoreUnavailable("neo4j", type(error).__name__)
     if error.is_retryable() or "TransactionTimedOut" in (error.code or ""):
         return StoreUnavailable("neo4j", error.code or "a transient error")
-    return StoreRefused(f"neo4j refused: {error.code}", hint="Check the server's log, its disk and the user's rights.")
+    hint = GRANTS if error.code == FORBIDDEN else "Check the server's log, its disk and the user's rights."
+    return StoreRefused(f"neo4j refused: {error.code}", hint=hint)

@@ -15,7 +15,7 @@ import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from persona.stores._redis import ANSWERS_KEY, COUNT_KEY, EPOCH_KEY, VERSION_KEY, VERSION_SECONDS, hashed, translated
+from persona.stores._redis import ANSWERS_KEY, COUNT_KEY, EPOCH_KEY, VERSION_KEY, VERSION_SECONDS, client_of, hashed, translated
 from persona.stores.live import RECORDS_KEY
 
 COMPUTING_KEY = "persona:computing:{user}:{field}"
@@ -138,8 +138,12 @@ class KeptAnswers:
 
 @asynccontextmanager
 async def open_kept_answers(url: str, *, timeout_seconds: float = 10) -> AsyncIterator[KeptAnswers]:
-    """Hand them out, close the connections. It connects, and raises, when first used; how long it waits is the caller's."""
-    client = redis.asyncio.Redis.from_url(
+    """Hand them out, close the connections. It connects, and raises, when first used; how long it waits is the caller's.
+
+    Raises `StoreRefused` where the address cannot be used.
+    """
+    client = client_of(
+        redis.asyncio.Redis,
         url,
         socket_connect_timeout=timeout_seconds,
         # Once more, at once, for a connection that the server has closed meanwhile; never after a timeout.
@@ -163,7 +167,8 @@ def _asked(questions: Iterable[Question], *, asker: str) -> tuple[list[str], lis
     for user_id, scope, field, counted in questions:
         user, named = hashed(user_id), _field(scope, field)
         keys += _keys(user, named)
-        keys += RECORDS_KEY.format(user=user), COUNT_KEY.format(bucket=counted.bucket) if counted else ""
+        # a name of ours where nothing is counted too: a user of the server may be let near these alone
+        keys += RECORDS_KEY.format(user=user), COUNT_KEY.format(bucket=counted.bucket if counted else "")
         arguments += named, counted.seconds if counted else 0
     return keys, arguments
 

@@ -38,6 +38,7 @@ def vectors_of(settings: Settings, *, version: str, uri: str = "") -> AbstractCo
         token=settings.addresses.milvus_token,
         version=version,
         index=settings.milvus_index,
+        ca_file=settings.ca_file,
         timeout_seconds=settings.store_timeout_seconds,
     )
 
@@ -50,6 +51,7 @@ def graph_of(settings: Settings, url: str = "") -> AbstractContextManager[Graph]
         user=addresses.neo4j_user,
         password=addresses.neo4j_password,
         database=settings.neo4j_database,
+        ca_file=settings.ca_file,
         timeout_seconds=settings.store_timeout_seconds,
     )
 

@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import grpc
@@ -17,6 +18,7 @@ import numpy as np
 import stamina
 from pymilvus import DataType, MilvusClient, MilvusException
 from pymilvus.client.types import LoadState
+from pymilvus.exceptions import ConnectionConfigException
 
 from persona.errors import (
     EmbeddingMismatch,
@@ -26,6 +28,7 @@ from persona.errors import (
 )
 from persona.schemas import Conversation, SimilarConversation, UserProfile, Vector
 from persona.stores._chunks import chunks
+from persona.stores._connecting import GRANTS, Terms
 
 Collection = Literal["users", "conversations", "campaigns"]
 
@@ -74,8 +77,9 @@ EXACT_UP_TO = 20_000
 """Rows that are searched one by one, which finds exactly the nearest, in some milliseconds."""
 BEYOND = ("HNSW", "AUTOINDEX")
 """What more rows get: the first that the server knows. The local one has no HNSW, and makes an inverted file of AUTOINDEX."""
-BUILT_WITH: Mapping[str, Mapping[str, int]] = {"HNSW": {"M": 16, "efConstruction": 200}}
-LEAST_EF, EF_TIMES = 64, 2
+BUILT_WITH: Mapping[str, Mapping[str, int]] = {"HNSW": {"M": 48, "efConstruction": 400}}
+"""Of 100,000 people in groups of like taste it finds .97 of the 100 nearest; with the usual 16 and 200 it was .78."""
+LEAST_EF, EF_TIMES = 64, 4
 """Candidates that a search of an HNSW graph keeps: so many times what is asked for, and these at least."""
 MOST_EF = 32_768
 
@@ -83,6 +87,7 @@ LOAD_POLL_SECONDS = 0.02
 QUIET_WHEN_IDLE = {"grpc.keepalive_permit_without_calls": False}  # the local server hangs up on clients that ping without a call
 CONNECT_FAILED = 2
 COLLECTION_NOT_FOUND = 100
+TERMS = Terms("milvus", "MILVUS_URI", encrypted="begin MILVUS_URI with https://", ca="PERSONA_CA_FILE")
 LITE_FAILED = "Unexpected error in RPC handling"  # all that Milvus Lite says of what went wrong inside it, as of a full disk
 HEX = re.compile(r"[0-9a-f]{1,64}")
 VERSION = re.compile(r"[A-Za-z0-9_]{1,64}")
@@ -395,15 +400,29 @@ class VectorStore:
 
 @contextmanager
 def open_vectors(
-    uri: str, *, token: str = "", version: str, index: Index = "AUTO", timeout_seconds: float = 10
+    uri: str,
+    *,
+    token: str = "",
+    version: str,
+    index: Index = "AUTO",
+    ca_file: Path | None = None,
+    timeout_seconds: float = 10,
 ) -> Iterator[VectorStore]:
     """Connect within `timeout_seconds`, hand the store out, close.
 
     `version` is the collections' suffix (letters, digits, `_`); `index` is the type that new collections get, with AUTO what fits their
-    size. Raises `StoreUnavailable`, `StoreRefused`.
+    size. With `https://` the server's certificate is held against `ca_file`, or the CAs that come with gRPC. Raises
+    `StoreUnavailable`, `StoreRefused`.
     """
-    with _translated():
-        client = MilvusClient(uri=uri, token=token, timeout=timeout_seconds, dedicated=True, grpc_options=QUIET_WHEN_IDLE)
+    with TERMS.readable(ConnectionConfigException), _translated():
+        client = MilvusClient(
+            uri=uri,
+            token=token,
+            timeout=timeout_seconds,
+            dedicated=True,
+            grpc_options=QUIET_WHEN_IDLE,
+            server_pem_path=str(ca_file or ""),
+        )
     try:
         yield VectorStore(client, version=version, index=index, timeout=timeout_seconds)
     finally:
@@ -444,7 +463,8 @@ def _index(client: MilvusClient, name: str, indexes: Sequence[str], timeout: flo
         wanted = MilvusClient.prepare_index_params()
         wanted.add_index(field_name="vector", index_type=index, metric_type="COSINE", params=dict(BUILT_WITH.get(index, {})))
         try:
-            return client.create_index(name, wanted, timeout=timeout)
+            client.create_index(name, wanted, timeout=timeout)
+            return
         except MilvusException:
             if index == indexes[-1]:
                 raise
@@ -490,6 +510,8 @@ def _nothing_there() -> Iterator[None]:
 def _translated() -> Iterator[None]:
     try:
         yield
+    except ConnectionConfigException:
+        raise
     except (MilvusException, grpc.RpcError) as error:
         raise _in_our_words(error) from None
 
@@ -498,9 +520,9 @@ def _in_our_words(error: Exception) -> PersonaError:
     rpc = error if isinstance(error, grpc.RpcError) else error.__cause__
     status: grpc.StatusCode | None = rpc.code() if isinstance(rpc, grpc.RpcError) else None
     if status in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
-        return StoreRefused("milvus refused the credentials", hint="Check MILVUS_TOKEN.")
+        return StoreRefused("milvus refused the credentials", hint=f"Check MILVUS_TOKEN. {GRANTS}")
     if status is not None:
-        return StoreUnavailable("milvus", status.name.lower().replace("_", " "))
+        return TERMS.fault(error) or StoreUnavailable("milvus", status.name.lower().replace("_", " "))
     assert isinstance(error, MilvusException)
     if LITE_FAILED in error.message:
         return StoreRefused(

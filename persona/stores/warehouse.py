@@ -38,6 +38,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.exc import (
+    ArgumentError,
     DBAPIError,
     IntegrityError,
     InterfaceError,
@@ -49,6 +50,7 @@ from sqlalchemy.schema import CreateTable
 from persona.errors import PersonaError, StoreRefused, StoreUnavailable
 from persona.schemas import DayBucket, Fact
 from persona.stores._chunks import chunks
+from persona.stores._connecting import GRANTS, Terms
 from persona.stores.fencing import lease_lost
 
 T = TypeVar("T")
@@ -309,7 +311,15 @@ SQLSTATES_THAT_PASS = frozenset({"40001", "40P01", "55P03"})
 SQLSTATES_OF_REFUSAL = ("25006", "28", "42501", "53100", "3D000")
 SQLITE_CODES_OF_REFUSAL = frozenset({"SQLITE_FULL", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_NOTADB", "SQLITE_CORRUPT"})
 DISK_FULL = frozenset({"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE", "53100"})
+LACKING_RIGHTS = "42501"
 REFUSED_CREDENTIALS = "authentication failed"
+TERMS = Terms(
+    "warehouse",
+    "WAREHOUSE_URL",
+    encrypted="put `sslmode=verify-full` into WAREHOUSE_URL",
+    ca="`sslrootcert` in WAREHOUSE_URL",
+    certificate="`sslcert` and `sslkey` in WAREHOUSE_URL name ours and its key",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -610,7 +620,8 @@ def open_warehouse(url: str, *, timeout_seconds: float = 10) -> Iterator[Warehou
 
     `url` is `sqlite:///path` (the folder is made) or `postgresql://…`. Raises `StoreUnavailable` or `StoreRefused`.
     """
-    engine = _engine(url, timeout_seconds)
+    with TERMS.readable(ArgumentError):
+        engine = _engine(url, timeout_seconds)
     try:
         warehouse = Warehouse(engine)
         with _translated():
@@ -744,14 +755,13 @@ def _in_our_words(error: DBAPIError) -> PersonaError:
     what = sqlite_code or sqlstate or str(error.orig).partition("\n")[0]
     if what in DISK_FULL:
         return StoreRefused("the warehouse's disk is full", hint="Free space on its volume, then run again.")
-    if not isinstance(error, OperationalError | InterfaceError) or _is_refusal(error, sqlite_code, sqlstate):
-        return StoreRefused(f"the warehouse refused: {what}", hint="Check its disk, its file's rights and WAREHOUSE_URL.")
-    return StoreUnavailable("warehouse", what)
+    if REFUSED_CREDENTIALS in str(error.orig):
+        return StoreRefused("the warehouse refused the credentials", hint="Check the user and the password in WAREHOUSE_URL.")
+    if not isinstance(error, OperationalError | InterfaceError) or _is_refusal(sqlite_code, sqlstate):
+        hint = GRANTS if sqlstate == LACKING_RIGHTS else "Check its disk, its file's rights and WAREHOUSE_URL."
+        return StoreRefused(f"the warehouse refused: {what}", hint=hint)
+    return TERMS.fault(error) or StoreUnavailable("warehouse", what)
 
 
-def _is_refusal(error: DBAPIError, sqlite_code: str, sqlstate: str) -> bool:
-    return (
-        any(sqlite_code.startswith(code) for code in SQLITE_CODES_OF_REFUSAL)
-        or sqlstate.startswith(SQLSTATES_OF_REFUSAL)
-        or REFUSED_CREDENTIALS in str(error.orig)
-    )
+def _is_refusal(sqlite_code: str, sqlstate: str) -> bool:
+    return any(sqlite_code.startswith(code) for code in SQLITE_CODES_OF_REFUSAL) or sqlstate.startswith(SQLSTATES_OF_REFUSAL)

@@ -6,6 +6,7 @@ from persona.intake import catalogs as catalog_files
 from persona.intake import drops
 from persona.pipeline.draining import Pipeline
 from persona.pipeline.stages import CODE_VERSIONS
+from persona_assets.pools import MONGODB
 from persona_assets.results import (
     DROP_FOLDER,
     DrainConfig,
@@ -24,7 +25,7 @@ drop_folder = dg.AssetSpec(
 )
 
 
-@dg.asset(group_name="intake", kinds={"mongodb", "json"}, owners=OWNERS, code_version=CODE_VERSIONS["catalogs"])
+@dg.asset(group_name="intake", kinds={"mongodb", "json"}, owners=OWNERS, pool=MONGODB, code_version=CODE_VERSIONS["catalogs"])
 def catalogs(context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult[None]:
     """Campaigns, intents and customers from the catalog folder (PERSONA_CATALOG) and from `persona catalog`."""
     outcome = catalog_files.load_folder(pipeline, run_id=context.run.run_id)
@@ -39,7 +40,12 @@ def catalogs(context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipel
 
 
 @dg.asset(
-    group_name="intake", deps=[drop_folder], kinds={"mongodb"}, owners=OWNERS, code_version=CODE_VERSIONS["raw_conversations"]
+    group_name="intake",
+    deps=[drop_folder],
+    kinds={"mongodb"},
+    owners=OWNERS,
+    pool=MONGODB,
+    code_version=CODE_VERSIONS["raw_conversations"],
 )
 def raw_conversations(
     context: dg.AssetExecutionContext, config: DrainConfig, pipeline: dg.ResourceParam[Pipeline]

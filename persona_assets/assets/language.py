@@ -7,6 +7,7 @@ from persona.pipeline import sinks
 from persona.pipeline.draining import Pipeline
 from persona.pipeline.stages import CODE_VERSIONS
 from persona_assets.assets.intake import catalogs, drop_folder, raw_conversations
+from persona_assets.pools import MONGODB
 from persona_assets.results import DrainConfig, drain, materialized
 
 OWNERS = ["team:data"]
@@ -17,6 +18,7 @@ OWNERS = ["team:data"]
     deps=[raw_conversations, catalogs, drop_folder],
     kinds={"mongodb", "huggingface"},
     owners=OWNERS,
+    pool=MONGODB,
     code_version=CODE_VERSIONS["embeddings"],
 )
 def embeddings(
@@ -35,6 +37,7 @@ def embeddings(
     deps=[embeddings, drop_folder],
     kinds={"mongodb"},
     owners=OWNERS,
+    pool=MONGODB,
     code_version=CODE_VERSIONS["intents"],
 )
 def intents(

@@ -8,6 +8,7 @@ from persona.pipeline.stages import CODE_VERSIONS
 from persona.stores.graph import Graph
 from persona_assets.assets.intake import drop_folder
 from persona_assets.assets.projections import neo4j_graph
+from persona_assets.pools import NEO4J
 from persona_assets.results import FOLDER_STATE
 
 OWNERS = ["team:data"]
@@ -18,6 +19,7 @@ OWNERS = ["team:data"]
     deps=[neo4j_graph, drop_folder],
     kinds={"mongodb", "neo4j"},
     owners=OWNERS,
+    pool=NEO4J,
     code_version=CODE_VERSIONS["lessons"],
 )
 def lessons(

@@ -11,6 +11,7 @@ from persona.stores.warehouse import Warehouse
 from persona_assets import plots
 from persona_assets.assets.intake import drop_folder
 from persona_assets.assets.language import intents
+from persona_assets.pools import MILVUS, NEO4J, WAREHOUSE
 from persona_assets.results import DrainConfig, drain, materialized
 
 OWNERS = ["team:data"]
@@ -23,6 +24,7 @@ DAYS = 90
     deps=[intents, drop_folder],
     kinds={"milvus"},
     owners=OWNERS,
+    pool=MILVUS,
     code_version=CODE_VERSIONS["milvus_collection"],
 )
 def milvus_collection(
@@ -45,6 +47,7 @@ def milvus_collection(
     deps=[intents, drop_folder],
     kinds={"neo4j"},
     owners=OWNERS,
+    pool=NEO4J,
     code_version=CODE_VERSIONS["neo4j_graph"],
 )
 def neo4j_graph(
@@ -66,6 +69,7 @@ def neo4j_graph(
     deps=[intents, drop_folder],
     kinds={"sql"},
     owners=OWNERS,
+    pool=WAREHOUSE,
     code_version=CODE_VERSIONS["engagement_metrics"],
 )
 def engagement_metrics(

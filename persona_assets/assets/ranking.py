@@ -16,6 +16,7 @@ from persona_assets import plots
 from persona_assets.assets.intake import drop_folder
 from persona_assets.assets.learning import lessons
 from persona_assets.assets.projections import engagement_metrics, milvus_collection, neo4j_graph
+from persona_assets.pools import MONGODB, NEO4J
 from persona_assets.results import FOLDER_STATE
 
 OWNERS = ["team:marketing"]
@@ -26,6 +27,7 @@ OWNERS = ["team:marketing"]
     deps=[milvus_collection, neo4j_graph, engagement_metrics, lessons, drop_folder],
     kinds={"python", "mongodb"},
     owners=OWNERS,
+    pool=MONGODB,
     code_version=CODE_VERSIONS["ranking_model"],
     freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=48), warn_window=timedelta(hours=26)),
 )
@@ -55,6 +57,7 @@ def ranking_model(
     deps=[ranking_model, drop_folder],
     kinds={"python", "mongodb"},
     owners=OWNERS,
+    pool=MONGODB,
     code_version=CODE_VERSIONS["ranking_evaluation"],
 )
 def ranking_evaluation(context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult[None]:
@@ -72,6 +75,7 @@ def ranking_evaluation(context: dg.AssetExecutionContext, pipeline: dg.ResourceP
     deps=[ranking_evaluation, drop_folder],
     kinds={"python", "mongodb", "neo4j"},
     owners=OWNERS,
+    pool=NEO4J,
     code_version=CODE_VERSIONS["generation"],
 )
 def generation(

@@ -9,6 +9,7 @@ import pytest
 
 from persona.pipeline.stages import CODE_VERSIONS, DRAINING_ASSETS
 from persona_assets.definitions import defs
+from persona_assets.pools import POOLS
 
 EXTERNAL = {"drop_folder", "recommendation_api"}
 MATERIALISED = {
@@ -67,6 +68,24 @@ def test_an_asset_is_checked_and_its_code_has_a_version(asset: str) -> None:
     assert checks
     blocking = {key.name for key in graph.asset_check_keys if key.asset_key == dg.AssetKey(asset) and graph.get(key).blocking}
     assert blocking == BLOCKING.get(asset, set())
+
+
+def test_an_asset_is_in_the_pool_of_the_store_that_it_writes_to() -> None:
+    pools = {key.to_user_string(): graph.get(key).pools for key in graph.materializable_asset_keys}
+    assert {pool: {asset for asset, mine in pools.items() if mine == {pool}} for pool in POOLS} == {
+        "mongodb": {
+            "catalogs", "raw_conversations", "embeddings", "intents", "ranking_model", "ranking_evaluation",
+        },
+        "milvus": {"milvus_collection"},
+        "neo4j": {"neo4j_graph", "lessons", "generation"},
+        "warehouse": {"engagement_metrics"},
+    }  # fmt: skip
+
+
+def test_a_drops_run_that_crashed_is_asked_for_by_the_sensor_alone() -> None:
+    assert {job: defs.resolve_job_def(job).run_tags.get("dagster/max_retries") for job in ("drops_job", "ranking_job", "audit")} == {
+        "drops_job": "0", "ranking_job": None, "audit": None,
+    }  # fmt: skip
 
 
 def test_data_flows_in_one_way() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 import psutil
 import pytest
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
 from persona.intake import inbox
 from persona.stores.warehouse import open_warehouse
@@ -38,7 +39,8 @@ def ask(world: World, sensor: dg.SensorDefinition = drops_sensor) -> str:
 @contextmanager
 def queued(world: World, job: Any, status: dg.DagsterRunStatus = dg.DagsterRunStatus.NOT_STARTED) -> Iterator[str]:
     """A run of the job that has come so far, and no further."""
-    run = world.instance.create_run_for_job(job_def=job, status=status)
+    repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("persona_assets"), "__repository__")
+    run = world.instance.create_run_for_job(job_def=job, status=status, remote_job_origin=RemoteJobOrigin(repository, job.name))
     yield run.run_id
     world.instance.delete_run(run.run_id)
 
@@ -100,6 +102,14 @@ def test_it_waits_for_a_run_that_is_about_to_begin(world: World, monkeypatch: py
         assert ask(world) == "A run is under way."
         monkeypatch.setattr(runs, "LAUNCHED_WITHIN", -runs.LAUNCHED_WITHIN)
         assert ask(world) == "run"
+
+
+def test_it_waits_for_a_run_in_the_queue_however_long(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_drop(world.settings.drops, "d.jsonl", [said("u_1", "hello")])
+    monkeypatch.setattr(runs, "LAUNCHED_WITHIN", -runs.LAUNCHED_WITHIN)
+    with queued(world, resolved("drops_job"), dg.DagsterRunStatus.QUEUED):
+        assert ask(world) == "A run is under way."
+    assert ask(world) == "run"
 
 
 def test_it_waits_for_a_run_that_is_between_two_assets(world: World) -> None:
@@ -173,21 +183,48 @@ def test_runs_whose_process_is_gone_are_closed(world: World) -> None:
     with psutil.Popen(["sleep", "0"]) as ended:
         gone = f"{socket.gethostname()}:{ended.pid}:{ended.create_time():.2f}"
     with queued(world, job, started) as dead, queued(world, job, started) as alive, queued(world, job, started) as elsewhere:
-        world.instance.add_run_tags(dead, {PROCESS_TAG: gone})
+        executes(world, dead, gone)
         tag_with_process(world.instance, alive)
-        world.instance.add_run_tags(elsewhere, {PROCESS_TAG: f"another-host:{os.getpid()}:1.00"})
-        with queued(world, job, started) as untagged, queued(world, job) as waiting:
+        executes(world, elsewhere, f"another-host:{os.getpid()}:1.00")
+        with queued(world, job, started) as untagged, queued(world, job) as launched:
             assert close_orphaned_runs(world.instance) == [dead]
             assert status(world, dead) is dg.DagsterRunStatus.FAILURE
             assert {status(world, run) for run in (alive, elsewhere, untagged)} == {started}
-            assert set(close_orphaned_runs(world.instance, nothing_runs=True)) == {untagged, waiting}
+            assert set(close_orphaned_runs(world.instance, nothing_runs=True)) == {untagged, launched}
     assert ask(world) == "Everything is applied."
+
+
+def test_what_is_queued_waits_for_the_next_daemon(world: World) -> None:
+    with queued(world, resolved("drops_job"), dg.DagsterRunStatus.QUEUED):
+        assert close_orphaned_runs(world.instance, nothing_runs=True) == []
+
+
+def test_a_run_that_repeats_a_crashed_one_is_not_taken_for_it(world: World) -> None:
+    put_drop(world.settings.drops, "d.jsonl", [said("u_1", "hello")])
+    with psutil.Popen(["sleep", "0"]) as ended:
+        gone = f"{socket.gethostname()}:{ended.pid}:{ended.create_time():.2f}"
+    with queued(world, resolved("drops_job"), dg.DagsterRunStatus.STARTED) as again:  # Dagster gives it the other's tags
+        world.instance.add_run_tags(again, {PROCESS_TAG: f"another-run:{gone}"})
+        assert close_orphaned_runs(world.instance) == []
+        assert ask(world) == "A run is under way."
+
+
+def test_runs_of_a_code_server_that_was_replaced_are_closed(world: World) -> None:
+    with queued(world, resolved("drops_job"), dg.DagsterRunStatus.STARTED) as run:
+        executes(world, run, "the-container-before:7:1.00")
+        world.instance.add_run_tags(run, {runs.CODE_SERVER_TAG: '{"host": "code", "port": 4000}'})
+        assert close_orphaned_runs(world.instance) == [run]
 
 
 def test_a_pid_that_was_given_away_is_not_taken_for_the_process(world: World) -> None:
     with queued(world, resolved("drops_job"), dg.DagsterRunStatus.STARTED) as run:
-        world.instance.add_run_tags(run, {PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}:{time.time() - 10**6:.2f}"})
+        executes(world, run, f"{socket.gethostname()}:{os.getpid()}:{time.time() - 10**6:.2f}")
         assert close_orphaned_runs(world.instance) == [run]
+
+
+def executes(world: World, run_id: str, process: str) -> None:
+    """Let the run say that this process executes it."""
+    world.instance.add_run_tags(run_id, {PROCESS_TAG: f"{run_id}:{process}"})
 
 
 def status(world: World, run_id: str) -> dg.DagsterRunStatus:

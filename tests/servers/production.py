@@ -46,6 +46,10 @@ class MilvusStandalone(Server):
         config.set("authorization_enabled", True)
         config.set("system_log_path", "")
         config.resolve()
+        configuration = self.data / "configs" / "milvus.yaml"
+        configuration.write_text(
+            configuration.read_text().replace("\netcd:\n", f"\netcd:\n  config:\n    path: {self._etcd()}\n", 1)
+        )
         environment = {
             "DEPLOY_MODE": "STANDALONE",
             "METRICS_PORT": str(free_port()),
@@ -56,9 +60,28 @@ class MilvusStandalone(Server):
 
     def _free_ports(self) -> dict[str, int]:
         inner = (
-            "etcd", "root_coord", "proxy_internal", "query_coord", "query_node", "index_coord", "index_node", "data_coord", "data_node",
-        )  # fmt: skip
+            "root_coord",
+            "proxy_internal",
+            "query_coord",
+            "query_node",
+            "index_coord",
+            "index_node",
+            "data_coord",
+            "data_node",
+        )
         return {"proxy_port": self.port} | {f"{part}_port": free_port() for part in inner}
+
+    def _etcd(self) -> Path:
+        """The configuration of the etcd inside: with its own ports, two servers of ours can run at once."""
+        clients, peers = (f"http://{LOOPBACK}:{free_port()}" for _ in range(2))
+        settings = {
+            "name": "default", "initial-cluster": f"default={peers}",
+            "listen-client-urls": clients, "advertise-client-urls": clients,
+            "listen-peer-urls": peers, "initial-advertise-peer-urls": peers,
+        }  # fmt: skip
+        path = self.data / "configs" / "etcd.yaml"
+        path.write_text("".join(f"{key}: {setting}\n" for key, setting in settings.items()))
+        return path
 
     def make_ready(self) -> None:
         from pymilvus import MilvusClient, MilvusException
@@ -178,7 +201,7 @@ class PostgreSQL(Server):
         try:
             with psycopg.connect(f"{self._server}/postgres", connect_timeout=2, autocommit=True) as connection:
                 known = {name for (name,) in connection.execute("SELECT datname FROM pg_database")}
-                for database in {"persona", "dagster"} - known:
+                for database in {"persona", "persona_dagster"} - known:
                     connection.execute(f"CREATE DATABASE {database} TEMPLATE template0")  # type: ignore[arg-type]
         except psycopg.Error as error:
             raise NotReady(str(error)) from error
@@ -188,7 +211,7 @@ class PostgreSQL(Server):
         return f"postgresql://{self._USER}:{self.password}@{LOOPBACK}:{self.port}"
 
     def addresses(self) -> dict[str, str]:
-        return {"postgresql": self._server, "warehouse": f"{self._server}/persona", "dagster": f"{self._server}/dagster"}
+        return {"postgresql": self._server, "warehouse": f"{self._server}/persona", "dagster": f"{self._server}/persona_dagster"}
 
 
 def postgresql_programs() -> Path:

@@ -2,11 +2,13 @@
 
 import secrets
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psycopg
 from pydantic import SecretStr
 
 from persona.local.group import Group, tail
@@ -91,3 +93,11 @@ def _await(server: Server) -> None:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{server.name} did not start: {error}\n{tail(server.log)}") from error
             time.sleep(0.2)
+
+
+def postgresql_database(server: str) -> str:
+    """The address of a new database on the server."""
+    name = f"t{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0")  # type: ignore[arg-type]
+    return f"{server}/{name}"

@@ -3,20 +3,17 @@
 import gzip
 import json
 import os
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 from persona.local.stack import start_stores, stop_stores
 from persona.settings import Settings
 from tests.cli.conftest import Command, command_in
-from tests.servers.running import Running
+from tests.servers.running import Running, postgresql_database
 from tests.worlds import clear, content, differences, generated, learned, put_drop, said
 
 pytestmark = pytest.mark.slow
@@ -26,7 +23,7 @@ LINES = 1_000
 """Of its thousands."""
 K = 20
 AS_OF = "2026-11-01T00:00:00+00:00"
-SCORE = 1e-6
+SCORE = 1.001e-6  # scores are given to six digits: one in the last
 
 
 @pytest.fixture(scope="module")
@@ -41,26 +38,15 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
 
 
 @pytest.fixture(scope="module")
-def served(production: Running | None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
+def served(production: Running | None, tmp_path_factory: pytest.TempPathFactory) -> Command:
     """The command in a home with servers of production, PostgreSQL among them."""
     if production is None:
         pytest.skip("the servers of production are asked for with --servers")
     folder = tmp_path_factory.mktemp("served")
-    with emptied_warehouse(production) as warehouse:
-        command = command_in(folder, production.settings(folder))
-        del command.environment["SQLITE_PATH"]
-        command.environment["WAREHOUSE_URL"] = warehouse
-        yield command
-
-
-@contextmanager
-def emptied_warehouse(production: Running) -> Iterator[str]:
-    """A database of its own."""
-    server, name = production.addresses["postgresql"], f"t{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")  # type: ignore[arg-type]
-        yield f"{server}/{name}"
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")  # type: ignore[arg-type]
+    command = command_in(folder, production.settings(folder))
+    del command.environment["SQLITE_PATH"]
+    command.environment["WAREHOUSE_URL"] = postgresql_database(production.addresses["postgresql"])
+    return command
 
 
 def filled(persona: Command) -> None:

@@ -170,6 +170,16 @@ def test_every_query_is_for_a_figure_that_there_is(queries: Callable[[], list[st
         assert matched | grouped <= known, query
 
 
+def test_every_alert_has_a_page_that_it_names() -> None:
+    groups = yaml.safe_load((DOCS / "alerts.yml").read_text())["groups"]
+    rules = {rule["alert"]: rule["annotations"]["runbook"] for group in groups for rule in group["rules"]}
+    assert rules == {name: f"docs/alerts.md#{name.lower()}" for name in rules}
+    pages = re.split(r"^## ", (DOCS / "alerts.md").read_text(), flags=re.MULTILINE)[1:]
+    assert [page.splitlines()[0] for page in pages] == list(rules)
+    for page in pages:
+        assert all(f"**{part}" in page for part in ("Means.", "Look.", "Do.", "Over when")), page
+
+
 def test_every_figure_stands_on_the_dashboard_or_in_an_alert() -> None:
     asked = " ".join(dashboard_queries() + alert_queries())
     figures = {metric.describe()[0].name for metric in vars(telemetry).values() if hasattr(metric, "_labelnames")}

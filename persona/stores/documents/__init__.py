@@ -10,9 +10,10 @@ from bson.codec_options import CodecOptions
 from pymongo import MongoClient
 from pymongo.client_session import ClientSession
 from pymongo.database import Database
+from pymongo.errors import ConfigurationError
 
 from persona.schemas import Customer
-from persona.stores.documents._errors import mongodb_errors
+from persona.stores.documents._errors import TERMS, mongodb_errors
 from persona.stores.documents.backups import Backups
 from persona.stores.documents.catalog import Catalog
 from persona.stores.documents.classifiers import Classifiers
@@ -86,15 +87,16 @@ class Documents:
 def open_documents(url: str, database: str, *, timeout_seconds: float) -> Iterator[Documents]:
     """Connect, make sure of the indexes, hand the collections out, close.
 
-    Raises `StoreUnavailable` when no primary answers within the timeout.
+    Raises `StoreUnavailable` when no primary answers within the timeout, `StoreRefused` where the address cannot be used.
     """
-    client: MongoClient[dict[str, Any]] = MongoClient(
-        url,
-        tz_aware=True,
-        serverSelectionTimeoutMS=int(timeout_seconds * 1000),
-        connectTimeoutMS=int(timeout_seconds * 1000),
-        appname="persona",
-    )
+    with TERMS.readable(ConfigurationError):
+        client: MongoClient[dict[str, Any]] = MongoClient(
+            url,
+            tz_aware=True,
+            serverSelectionTimeoutMS=int(timeout_seconds * 1000),
+            connectTimeoutMS=int(timeout_seconds * 1000),
+            appname="persona",
+        )
     try:
         documents = documents_in(client, database)
         with mongodb_errors():

@@ -18,10 +18,19 @@ from pymongo.errors import (
 )
 
 from persona.errors import StoreRefused, StoreUnavailable
+from persona.settings import StoreName
+from persona.stores._connecting import Terms
 
 C = TypeVar("C")
 
-STORE = "mongodb"
+STORE: StoreName = "mongodb"
+TERMS = Terms(
+    STORE,
+    "MONGODB_URI",
+    encrypted="put `tls=true` into MONGODB_URI",
+    ca="`tlsCAFile` in MONGODB_URI",
+    certificate="`tlsCertificateKeyFile` in MONGODB_URI names ours with its key",
+)
 # starting, shutting or stepping down, interrupted, not primary
 UNAVAILABLE_CODES = {91, 189, 211, 11600, 11602, 10107, 13435, 13436}
 HINTS = {
@@ -47,7 +56,9 @@ def mongodb_errors() -> Iterator[None]:
         hint = HINTS.get(error.code or 0, "Mend what MongoDB names, then run again: nothing that was read is lost.")
         raise StoreRefused(f"MongoDB refused (code {error.code}): {_reason(error)}", hint=hint) from None
     except (ConnectionFailure, NetworkTimeout, AutoReconnect) as error:
-        raise StoreUnavailable(STORE, _in_words(error)) from None
+        # once there are connections, one that breaks says nothing of how they are made
+        fault = TERMS.fault(error) if isinstance(error, ServerSelectionTimeoutError) else None
+        raise fault or StoreUnavailable(STORE, _in_words(error)) from None
     except PyMongoError as error:
         raise StoreRefused(f"MongoDB: {type(error).__name__}", hint="See the log for the driver's message.") from None
 

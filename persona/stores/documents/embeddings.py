@@ -163,10 +163,6 @@ class Embeddings:
 
     # -- vectors and labels -----------------------------------------------------------------------------------------------
 
-    def count(self) -> int:
-        """About how many texts have a vector."""
-        return self._vectors.estimated_document_count()
-
     def present(self, hashes: Sequence[str]) -> set[str]:
         """Which of these texts have a vector."""
         return {
