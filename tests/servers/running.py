@@ -66,7 +66,7 @@ def production_servers(home: Path, kinds: Sequence[type[Server]] = PRODUCTION) -
     """Those of the servers that are installed here, each with a port and a password of its own."""
     servers, specs, missing = list[Server](), [], dict[StoreName, str]()
     for kind in kinds:
-        server = kind(home / "stores" / kind.name, home / "logs" / f"{kind.name}.log", free_port(), secrets.token_urlsafe(12))
+        server = kind(home / "stores" / kind.name, home / "logs" / f"{kind.name}.log", free_port(), secrets.token_hex(12))
         server.data.mkdir(parents=True)
         try:
             specs.append(server.spec())
