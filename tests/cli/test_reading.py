@@ -158,6 +158,7 @@ def test_status_masks_passwords(filled: Filled) -> None:
     said = done.json
     assert set(said) >= {"home", "services", "stores"}
     assert set(said["services"]) >= {"api", "dagster"}
+    assert said["services"]["dagster"].pop("storage").startswith("sqlite:///")
     assert all(set(service) == {"state", "url", "pid"} for service in said["services"].values())
     assert set(said["stores"]) == {"mongodb", "milvus", "neo4j", "warehouse", "redis"}
     assert all(set(store) == {"state", "url"} for store in said["stores"].values())

@@ -15,7 +15,7 @@ from sqlalchemy.engine import make_url
 from persona import synthetic
 from persona_assets.runs import PROCESS_TAG
 from tests.platforms import Platform, platform_in
-from tests.servers import postgresql_database
+from tests.servers.running import postgresql_database
 from tests.worlds import NEWEST, eventually, ledger
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
