@@ -21,9 +21,9 @@ from tests.deployment.servers import Mongo, replace
 from tests.platforms import RUNS, unused_port
 from tests.worlds import eventually, put_drop
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-START_SECONDS = 240
+START_SECONDS = 900
 """Of a service, on a machine that does other things too."""
 GRACE_SECONDS = 10
 """What Docker leaves a container to end, where the file does not say."""
