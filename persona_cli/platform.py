@@ -97,19 +97,18 @@ def status(json: Json = False) -> None:
             for name, key in (("api", "api"), ("dagster", "webserver"), ("dagster_daemon", "daemon"), ("dagster_code", "code"))
         },
         "stores": {name: {"state": state.state, "url": urls.get(name)} for name, state in stores.items()},
+        "dagster_storage": settings.dagster_storage,
     }
-    document["services"]["dagster"]["storage"] = settings.dagster_storage
     document["stores"]["warehouse"] = {
         "state": "file" if settings.warehouse_url is None else "external",
         "url": urls.get("warehouse"),
     }
     lines = [
         f"{name:<15} {entry['state']:<12} {entry['url'] or ''}"
-        + (f"  history in {entry['storage']}" if "storage" in entry else "")
         for part in ("services", "stores")
         for name, entry in document[part].items()
     ]
-    emit(document, "\n".join(lines))
+    emit(document, "\n".join([*lines, f"{'dagster storage':<15} {'':<12} {settings.dagster_storage}"]))
 
 
 def _samples(settings: Settings, step: Steps) -> None:

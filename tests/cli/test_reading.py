@@ -158,13 +158,17 @@ def test_status_masks_passwords(filled: Filled) -> None:
     said = done.json
     assert set(said) >= {"home", "services", "stores"}
     assert set(said["services"]) >= {"api", "dagster"}
-    assert said["services"]["dagster"].pop("storage").startswith("sqlite:///")
     assert all(set(service) == {"state", "url", "pid"} for service in said["services"].values())
     assert set(said["stores"]) == {"mongodb", "milvus", "neo4j", "warehouse", "redis"}
     assert all(set(store) == {"state", "url"} for store in said["stores"].values())
     assert said["home"] == persona.environment["PERSONA_HOME"]
     secrets = {persona.environment["NEO4J_PASSWORD"], persona.settings.addresses.mongodb.split(":")[2].split("@")[0]}
     assert not [secret for secret in secrets if secret in done.out + done.err]
+
+
+def test_status_says_where_dagsters_history_is(filled: Filled) -> None:
+    persona, _ = filled
+    assert persona("status", "--json").json["dagster_storage"].startswith("sqlite:///")
 
 
 def test_doctor_finds_nothing_amiss(filled: Filled) -> None:

@@ -54,7 +54,7 @@ def test_history_is_in_the_database_and_its_password_nowhere(platform: Platform,
     assert stored == len([run for run in runs(platform) if run["status"] == "SUCCESS"]) >= 2
     home = platform.settings.home
     assert not list((home / "dagster").rglob("*.db"))
-    assert platform.persona("status")["services"]["dagster"]["storage"] == make_url(database).render_as_string(hide_password=True)
+    assert platform.persona("status")["dagster_storage"] == make_url(database).render_as_string(hide_password=True)
     secret = make_url(database).password or ""
     told = [path.read_text(errors="replace") for path in home.glob("[!s]*/**/*") if path.is_file()]
     told += [" ".join(process.cmdline()) for process in platform.processes()]
