@@ -126,7 +126,8 @@ class Guard(Generic[T]):
         async with self._turns:  # under load callers queue here; a full set of slots then means that calls hang
             future, patience = self._begin(verb), deadline or self._deadline
             with self._recorded(patience):
-                return await asyncio.wait_for(asyncio.wrap_future(future), patience)
+                async with asyncio.timeout(patience):
+                    return await asyncio.wrap_future(future)
 
     async def wait_for(self, asking: Callable[[], Awaitable[R]]) -> R:
         """What `asking` returns, which has a client of the event loop's own for the same server: it needs no thread."""
@@ -169,14 +170,16 @@ class Guard(Generic[T]):
             leaving = self._leave()
             self._why = "closed"
             with suppress(Exception):  # whatever the driver says about a server that may be gone already
-                await asyncio.wait_for(asyncio.wrap_future(leaving), CLOSE_SECONDS)
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await asyncio.wrap_future(leaving)
         self._slots.close()
 
     async def _connect(self) -> None:
         context = self._open()
         try:
             opening = self._slots.submit(context.__enter__)
-            self._opened = context, await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(opening)), CONNECT_SECONDS)
+            async with asyncio.timeout(CONNECT_SECONDS):
+                self._opened = context, await asyncio.wrap_future(opening)
             self._record(None)
             telemetry.breaker(self.name, is_open=False)
             log.info("store connected", store=self.name)
@@ -206,7 +209,8 @@ class Guard(Generic[T]):
         assert self._opened is not None
         _, store = self._opened
         with suppress(StoreUnavailable), self._recorded(PING_SECONDS):
-            await asyncio.wait_for(asyncio.wrap_future(self._slots.submit(store.ping)), PING_SECONDS)
+            async with asyncio.timeout(PING_SECONDS):
+                await asyncio.wrap_future(self._slots.submit(store.ping))
             return True
         return False
 

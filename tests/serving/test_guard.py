@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -132,3 +133,26 @@ def test_verbs_of_a_part_are_begun_and_any_other_is_asked_when_its_answer_is_wan
     wait = begin(Part().double, 20, plus=2)
     assert not asked.is_set()
     assert wait() == 42
+
+
+def test_who_is_cancelled_as_the_answer_comes_ends(guard: Guard[FakeStore], patient: None) -> None:
+    """What runs for ever is ended by being cancelled, and the service waits for that."""
+    met, answered = threading.Event(), threading.Event()
+
+    async def ask_for_ever() -> None:
+        while True:
+            await guard.ask(lambda _: met.wait(LONG) and answered.set())
+
+    async def cancelled_while_an_answer_waits_to_be_read() -> None:
+        asking = asyncio.create_task(ask_for_ever())
+        await asyncio.sleep(0.05)
+        met.set()
+        assert answered.wait(LONG)  # the event loop stands still meanwhile
+        time.sleep(0.05)
+        asking.cancel()
+        await asyncio.wait([asking], timeout=2)
+        ended = asking.cancelled()
+        asking.cancel()
+        assert ended, "it goes on asking"
+
+    asyncio.run(cancelled_while_an_answer_waits_to_be_read())
