@@ -5,7 +5,9 @@ among them, have all the cores.
 """
 
 import os
+import socket
 import sys
+import zlib
 
 NUMBER = "PERSONA_WORKER"
 """Tells a process which of several it is."""
@@ -14,7 +16,9 @@ NUMBER = "PERSONA_WORKER"
 def stay_on_one() -> None:
     """Keep this thread, and those that it starts, on one core: each worker on another."""
     if sys.platform == "linux":
-        core = _ALL[int(os.environ.get(NUMBER, os.getpid())) % len(_ALL)]
+        # containers number their processes alike, and may have the same cores: their names tell them apart
+        first = zlib.crc32(socket.gethostname().encode())
+        core = _ALL[(first + int(os.environ.get(NUMBER, os.getpid()))) % len(_ALL)]
         os.sched_setaffinity(0, {core})
 
 

@@ -54,6 +54,8 @@ def middles(found: Sequence[Round]) -> dict[str, float]:
         "the calls in their order, p50": statistics.median(each.in_order.p50_ms for each in found),
         "the calls at once, p50": statistics.median(each.at_once.p50_ms for each in found),
         "answers a second over 8 connections": statistics.median(each.together.per_second for each in found),
+        "percent of these without all stores": 100
+        * statistics.median(each.together.degraded / each.together.requests for each in found),
     }
 
 
