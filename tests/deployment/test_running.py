@@ -1,5 +1,6 @@
 """What our containers run, run without them: in the compose file's order and with its environment alone, judged by its health checks."""
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -132,6 +133,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory, mongo: Mongo, databases: s
     with ExitStack() as stack:
         stack.callback(stop_stores, local)
         stack.callback(machine.end)
+        # a container's first process ignores no signal; what a shell has put in the background ignores this one, and Dagster ends by it
+        stack.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.default_int_handler))
         waiting = {name: set(service.get("depends_on", {})) & set(ours()) for name, service in ours().items()}
         for name in TopologicalSorter(waiting).static_order():
             if name in {"mongodb-init", "pipeline"}:  # one has run, the other is for people
