@@ -33,7 +33,8 @@ from persona.stores._connecting import GRANTS, Terms
 from persona.stores.fencing import lease_lost
 
 # What both ends of the subset understand, Neo4j 5 and ArcadeDB: both ends of a relationship bound before it is MERGEd, no APOC,
-# no dynamic labels, times as integers.
+# no dynamic labels, times as integers. The index of whoever is looked up is named: Neo4j keeps a plan for a while, and one that it made
+# when a first drop had just begun, its statistics not yet taken, reads a whole index for each row.
 
 CONSTRAINTS = (
     "CREATE CONSTRAINT user_id IF NOT EXISTS FOR (user:User) REQUIRE user.user_id IS UNIQUE",
@@ -49,6 +50,7 @@ MERGE_INTENTS = "UNWIND $rows AS intent MERGE (:Intent {intent: intent}) RETURN 
 DESCRIBE_CAMPAIGNS = """
 UNWIND $rows AS row
 MATCH (campaign:Campaign {campaign_id: row.campaign_id})
+USING INDEX SEEK campaign:Campaign(campaign_id)
 SET campaign.name = row.name, campaign.status = row.status
 RETURN count(*) AS n
 """
@@ -56,6 +58,7 @@ RETURN count(*) AS n
 FORGET_STALE_ADDRESSES = """
 UNWIND $rows AS row
 MATCH (campaign:Campaign {campaign_id: row.campaign_id})-[stale:ADDRESSES]->(intent:Intent)
+USING INDEX SEEK campaign:Campaign(campaign_id)
 WHERE NOT intent.intent IN row.intents
 DELETE stale
 RETURN count(*) AS n
@@ -64,7 +67,9 @@ RETURN count(*) AS n
 MERGE_ADDRESSES = """
 UNWIND $rows AS row
 MATCH (campaign:Campaign {campaign_id: row.campaign_id})
+USING INDEX SEEK campaign:Campaign(campaign_id)
 MATCH (intent:Intent {intent: row.intent})
+USING INDEX SEEK intent:Intent(intent)
 MERGE (campaign)-[:ADDRESSES]->(intent)
 RETURN count(*) AS n
 """
@@ -72,7 +77,9 @@ RETURN count(*) AS n
 MERGE_ENGAGEMENTS = """
 UNWIND $rows AS row
 MATCH (user:User {user_id: row.user_id})
+USING INDEX SEEK user:User(user_id)
 MATCH (campaign:Campaign {campaign_id: row.campaign_id})
+USING INDEX SEEK campaign:Campaign(campaign_id)
 MERGE (user)-[engaged:ENGAGED]->(campaign)
 SET engaged = row.properties
 RETURN count(*) AS n
@@ -81,6 +88,7 @@ RETURN count(*) AS n
 FORGET_STALE_ENGAGED = """
 UNWIND $rows AS row
 MATCH (user:User {user_id: row.user_id})-[stale:ENGAGED]->(campaign:Campaign)
+USING INDEX SEEK user:User(user_id)
 WHERE NOT campaign.campaign_id IN row.campaign_ids
 DELETE stale
 RETURN count(*) AS n
@@ -89,6 +97,7 @@ RETURN count(*) AS n
 NOTE_ENGAGEMENTS = """
 UNWIND $rows AS row
 MATCH (user:User {user_id: row.user_id})
+USING INDEX SEEK user:User(user_id)
 SET user.engagements = row.engagements
 RETURN count(*) AS n
 """
@@ -96,6 +105,7 @@ RETURN count(*) AS n
 FORGET_STALE_EXPRESSED = """
 UNWIND $rows AS row
 MATCH (user:User {user_id: row.user_id})-[stale:EXPRESSED]->(intent:Intent)
+USING INDEX SEEK user:User(user_id)
 WHERE NOT intent.intent IN row.intents
 DELETE stale
 RETURN count(*) AS n
@@ -104,7 +114,9 @@ RETURN count(*) AS n
 MERGE_EXPRESSED = """
 UNWIND $rows AS row
 MATCH (user:User {user_id: row.user_id})
+USING INDEX SEEK user:User(user_id)
 MATCH (intent:Intent {intent: row.intent})
+USING INDEX SEEK intent:Intent(intent)
 MERGE (user)-[expressed:EXPRESSED]->(intent)
 SET expressed = row.properties
 RETURN count(*) AS n
@@ -112,7 +124,8 @@ RETURN count(*) AS n
 
 FORGET_RELATED = """
 UNWIND $rows AS campaign_id
-MATCH (:Campaign {campaign_id: campaign_id})-[stale:RELATED]->(:Campaign)
+MATCH (campaign:Campaign {campaign_id: campaign_id})-[stale:RELATED]->(:Campaign)
+USING INDEX SEEK campaign:Campaign(campaign_id)
 DELETE stale
 RETURN count(*) AS n
 """
@@ -121,8 +134,10 @@ RETURN count(*) AS n
 CREATE_RELATED = """
 UNWIND $rows AS row
 MATCH (campaign:Campaign {campaign_id: row.campaign_id})
+USING INDEX SEEK campaign:Campaign(campaign_id)
 UNWIND row.related AS each
 MATCH (other:Campaign {campaign_id: each.campaign_id})
+USING INDEX SEEK other:Campaign(campaign_id)
 CREATE (campaign)-[:RELATED {generation: row.generation, weight: each.weight, support: each.support, run_id: row.run_id}]->(other)
 RETURN count(*) AS n
 """
@@ -144,6 +159,7 @@ RETURN count(related) AS n
 FORGET_STALE_MENTIONED = """
 UNWIND $rows AS row
 MATCH (user:User {user_id: row.user_id})-[stale:MENTIONED]->(campaign:Campaign)
+USING INDEX SEEK user:User(user_id)
 WHERE NOT campaign.campaign_id IN row.campaign_ids
 DELETE stale
 RETURN count(*) AS n
@@ -152,7 +168,9 @@ RETURN count(*) AS n
 MERGE_MENTIONED = """
 UNWIND $rows AS row
 MATCH (user:User {user_id: row.user_id})
+USING INDEX SEEK user:User(user_id)
 MATCH (campaign:Campaign {campaign_id: row.campaign_id})
+USING INDEX SEEK campaign:Campaign(campaign_id)
 MERGE (user)-[mentioned:MENTIONED]->(campaign)
 SET mentioned = row.properties
 RETURN count(*) AS n
@@ -162,61 +180,72 @@ RETURN count(*) AS n
 ENGAGEMENTS_OF = """
 UNWIND $user_ids AS user_id
 MATCH (user:User {user_id: user_id})
+USING INDEX SEEK user:User(user_id)
 WHERE user.engagements IS NOT NULL
 RETURN collect(user.user_id) AS user_ids, collect(user.engagements) AS engagements
 """
 
 # All that ties a person in one question.
 TIES_OF = """
-MATCH (:User {user_id: $user_id})-[tie:ENGAGED|EXPRESSED|MENTIONED]->(target)
+MATCH (user:User {user_id: $user_id})-[tie:ENGAGED|EXPRESSED|MENTIONED]->(target)
+USING INDEX SEEK user:User(user_id)
 RETURN collect([type(tie), target.campaign_id, target.intent, properties(tie)]) AS ties
 """
 
 HISTORY_OF = """
-MATCH (:User {user_id: $user_id})-[engaged:ENGAGED]->(campaign:Campaign)
+MATCH (user:User {user_id: $user_id})-[engaged:ENGAGED]->(campaign:Campaign)
+USING INDEX SEEK user:User(user_id)
 RETURN campaign.campaign_id AS campaign_id, properties(engaged) AS properties
 ORDER BY properties.last_at_ms DESC, campaign_id
 """
 
 INTENTS_OF = """
-MATCH (:User {user_id: $user_id})-[expressed:EXPRESSED]->(intent:Intent)
+MATCH (user:User {user_id: $user_id})-[expressed:EXPRESSED]->(intent:Intent)
+USING INDEX SEEK user:User(user_id)
 RETURN intent.intent AS intent, properties(expressed) AS properties
 ORDER BY properties.last_at_ms DESC, intent
 """
 
 MENTIONS_OF = """
-MATCH (:User {user_id: $user_id})-[mentioned:MENTIONED]->(campaign:Campaign)
+MATCH (user:User {user_id: $user_id})-[mentioned:MENTIONED]->(campaign:Campaign)
+USING INDEX SEEK user:User(user_id)
 RETURN campaign.campaign_id AS campaign_id, properties(mentioned) AS properties
 ORDER BY properties.last_at_ms DESC, campaign_id
 """
 
 WANTING = """
-MATCH (:Campaign {campaign_id: $campaign_id})-[:ADDRESSES]->(:Intent)<-[expressed:EXPRESSED]-(user:User)
+MATCH (campaign:Campaign {campaign_id: $campaign_id})-[:ADDRESSES]->(:Intent)<-[expressed:EXPRESSED]-(user:User)
+USING INDEX SEEK campaign:Campaign(campaign_id)
 RETURN user.user_id AS user_id, sum(expressed.count) AS strength, max(expressed.last_at_ms) AS last_at_ms
 ORDER BY strength DESC, last_at_ms DESC, user_id
 LIMIT $limit
 """
 
 ENGAGING = """
-MATCH (:Campaign {campaign_id: $campaign_id})<-[engaged:ENGAGED]-(user:User)
+MATCH (campaign:Campaign {campaign_id: $campaign_id})<-[engaged:ENGAGED]-(user:User)
+USING INDEX SEEK campaign:Campaign(campaign_id)
 WHERE engaged.weight > 0
 RETURN user.user_id AS user_id
 ORDER BY engaged.weight DESC, engaged.last_at_ms DESC, user_id
 LIMIT $limit
 """
 
-FOUND_USERS = "UNWIND $rows AS row MATCH (user:User {user_id: row}) RETURN user.user_id AS user_id"
+FOUND_USERS = (
+    "UNWIND $rows AS row MATCH (user:User {user_id: row}) USING INDEX SEEK user:User(user_id) RETURN user.user_id AS user_id"
+)
 
 # From the people's side: a campaign may have every person there is at its other end.
 FOUND_ENGAGEMENTS = """
 UNWIND $rows AS row
-MATCH (:User {user_id: row})-[:ENGAGED]->(campaign:Campaign)
+MATCH (user:User {user_id: row})-[:ENGAGED]->(campaign:Campaign)
+USING INDEX SEEK user:User(user_id)
 RETURN row AS user_id, collect(campaign.campaign_id) AS campaign_ids
 """
 
 INCOMPLETE_ENDS = """
 UNWIND $rows AS row
-MATCH (:User {user_id: row})-[]->(target)
+MATCH (user:User {user_id: row})-[]->(target)
+USING INDEX SEEK user:User(user_id)
 WHERE (target.campaign_id IS NULL AND target.intent IS NULL) OR NOT (target:Campaign OR target:Intent)
 RETURN DISTINCT elementId(target) AS element
 LIMIT $limit
@@ -239,24 +268,44 @@ COUNTS: Mapping[Countable, str] = {
 
 COUNT_OF = """
 MATCH (user:User {user_id: $user_id})
+USING INDEX SEEK user:User(user_id)
 OPTIONAL MATCH (user)-[tie]->()
 RETURN count(DISTINCT user) + count(tie) AS n
 """
 
-REMOVE_TIES_OF = "UNWIND $rows AS user_id MATCH (:User {user_id: user_id})-[tie]->() DELETE tie RETURN count(*) AS n"
+REMOVE_TIES_OF = """
+UNWIND $rows AS user_id
+MATCH (user:User {user_id: user_id})-[tie]->()
+USING INDEX SEEK user:User(user_id)
+DELETE tie
+RETURN count(*) AS n
+"""
 
 # In parts by id, as the whole list may be long; what is removed first loses its relationships, in parts too.
 USERS_AFTER = "MATCH (user:User) WHERE user.user_id > $last RETURN user.user_id AS user_id ORDER BY user.user_id LIMIT $limit"
 CAMPAIGN_IDS = "MATCH (campaign:Campaign) RETURN campaign.campaign_id AS campaign_id"
 UNTIE_CAMPAIGN = """
 UNWIND $rows AS row
-MATCH (:Campaign {campaign_id: row})-[tie]-()
+MATCH (campaign:Campaign {campaign_id: row})-[tie]-()
+USING INDEX SEEK campaign:Campaign(campaign_id)
 WITH tie LIMIT $batch
 DELETE tie
 RETURN count(*) AS n
 """
-DELETE_CAMPAIGNS = "UNWIND $rows AS row MATCH (node:Campaign {campaign_id: row}) DETACH DELETE node RETURN count(*) AS n"
-DELETE_USERS = "UNWIND $rows AS row MATCH (node:User {user_id: row}) DETACH DELETE node RETURN count(*) AS n"
+DELETE_CAMPAIGNS = """
+UNWIND $rows AS row
+MATCH (node:Campaign {campaign_id: row})
+USING INDEX SEEK node:Campaign(campaign_id)
+DETACH DELETE node
+RETURN count(*) AS n
+"""
+DELETE_USERS = """
+UNWIND $rows AS row
+MATCH (node:User {user_id: row})
+USING INDEX SEEK node:User(user_id)
+DETACH DELETE node
+RETURN count(*) AS n
+"""
 DELETE_LONE_INTENTS = "MATCH (node:Intent) WHERE NOT (node)--() DELETE node RETURN count(*) AS n"
 
 # Relationships first, both in parts: a server with a small heap refuses to detach a campaign from everyone in one transaction.

@@ -134,6 +134,7 @@ def test_neo4j_scans_nothing(servers: Running) -> None:
                 continue
             wanted = set(re.findall(r"\$(\w+)", query))
             assert wanted <= GRAPH_PARAMETERS.keys(), f"{name} has parameters to which GRAPH_PARAMETERS gives no value"
+            assert looked_up(query) == named_indexes(query), f"{name} leaves it to statistics how to look somebody up"
             plan = driver.execute_query("EXPLAIN " + query, {key: GRAPH_PARAMETERS[key] for key in wanted}).summary.plan
             assert plan, f"{name} is no query, or has no plan"
             # of nodes by label, of relationships by type, of all of them, of whole indexes
@@ -141,6 +142,15 @@ def test_neo4j_scans_nothing(servers: Running) -> None:
                 scans[name] = found
         store.clear()
     assert_only(scans, OF_THE_WHOLE_GRAPH)
+
+
+def looked_up(query: str) -> set[tuple[str, ...]]:
+    """What is matched by its id: variable, label, property."""
+    return set(re.findall(r"(?<!ERGE )\((\w*):(\w+) \{(\w+_id|intent): ", query))
+
+
+def named_indexes(query: str) -> set[tuple[str, ...]]:
+    return set(re.findall(r"USING INDEX SEEK (\w+):(\w+)\((\w+)\)", query))
 
 
 def operators(plan: Mapping[str, Any]) -> Iterator[str]:
