@@ -13,7 +13,7 @@ from tests.cli.conftest import Command
 
 DATA = Path(os.environ.get("PERSONA_TEST_DATA", "../shared/data")).resolve() / "redial_train"
 
-DROPS = 3
+DROPS = 2
 """Of ten: encoding is what takes the time."""
 
 pytestmark = [
