@@ -8,7 +8,7 @@ from contextvars import copy_context
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
-from typing import Literal, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import orjson
 
@@ -161,7 +161,7 @@ class Answers:
         answer, _ = await self._computed(user_id, wanted, current)
         answer.degraded = sorted({*answer.degraded, *missing})
         telemetry.answered("computed", answer.degraded)
-        return _json(answer, "computed", wanted)
+        return _json(_document(answer, wanted), "computed")
 
     async def _computed_once(self, user_id: str, wanted: Wanted, current: Current, found: Found) -> bytes:
         """For everyone who asks meanwhile; by another process, where one is at it and gets done."""
@@ -172,13 +172,13 @@ class Answers:
             telemetry.answered("cache")
             return found.answer
         answer, until = await self._computed(user_id, wanted, current, live=found.live)
-        question = self._question(user_id, wanted, current)
+        question, document = self._question(user_id, wanted, current), _document(answer, wanted)
         if answer.degraded:
             await self._pass_turn(question, found)
-        elif not await self._kept(question, _json(answer, "cache", wanted), until, version=found.version):
-            answer.degraded = [self._cache.name]
-        telemetry.answered("computed", answer.degraded)
-        return _json(answer, "computed", wanted)
+        elif not await self._kept(question, _json(document, "cache"), until, version=found.version):
+            document["degraded"] = [self._cache.name]
+        telemetry.answered("computed", document["degraded"])
+        return _json(document, "computed")
 
     async def _computed(
         self, user_id: str, wanted: Wanted, current: Current, *, live: bool = True
@@ -221,6 +221,9 @@ def _ours(current: Current, found: Found) -> bool:
     return found.turn or current.snapshot.may_be_outdated
 
 
-def _json(answer: Answer, source: Literal["computed", "cache"], wanted: Wanted) -> bytes:
-    answered = answer.model_copy(update={"retrieval_source": source})
-    return orjson.dumps(answered.model_dump(exclude=None if wanted.explain else WITHOUT_EVIDENCE), option=JSON)
+def _document(answer: Answer, wanted: Wanted) -> dict[str, Any]:
+    return answer.model_dump(exclude=None if wanted.explain else WITHOUT_EVIDENCE)
+
+
+def _json(document: dict[str, Any], source: Literal["computed", "cache"]) -> bytes:
+    return orjson.dumps(document | {"retrieval_source": source}, option=JSON)
