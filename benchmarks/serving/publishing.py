@@ -21,7 +21,7 @@ from benchmarks.serving.figures import Figure
 from benchmarks.serving.service import Service, service
 from benchmarks.serving.world import World, world
 from persona.pipeline.stages import DRAINING_ASSETS
-from persona.stores.opening import warehouse_of
+from persona.stores.opening import documents_of, warehouse_of
 from persona.stores.warehouse import StageRun
 
 GOAL_SECONDS = 60.0
@@ -58,21 +58,32 @@ def measure(folder: Path, console: Console, *, users: int, seed: int) -> list[Fi
 
 
 def write_drop(place: World) -> None:
-    """Something new from people that are known: without it there is nothing to fit."""
+    """Something new from people who are known: without it there is nothing to fit, and were it not to their taste, nothing to publish."""
     now = datetime.now(UTC)
-    rng = np.random.default_rng()
     users = place.sample(NEW_EVENTS, seed=int(now.timestamp()))
     events = [
         {
-            "user_id": user, "campaign_id": f"c_{101 + int(campaign)}", "event": "click", "channel": "web",
+            "user_id": user, "campaign_id": campaign_id, "event": "click", "channel": "web",
             "timestamp": now.isoformat(), "message_id": f"{user}-{now.timestamp():.0f}",
         }
-        for user, campaign in zip(users, rng.integers(1_000, size=len(users)), strict=True)
+        for user, campaign_id in to_their_taste(place, users)
     ]  # fmt: skip
     path = place.settings.drops / f"new-{now.timestamp():.0f}.json"
     unfinished = path.with_name(f".{path.name}")
     unfinished.write_bytes(orjson.dumps(events))
     unfinished.replace(path)
+
+
+def to_their_taste(place: World, users: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """For each of these people a campaign that answers the same intent as one that they engaged with."""
+    rng = np.random.default_rng()
+    with documents_of(place.settings) as documents:
+        campaigns = documents.catalog.campaigns()
+        engaged = {record["user_id"]: record["campaign_id"] for record in documents.records.engagements_of(users)}
+    intents = {campaign.campaign_id: set(campaign.intents) for campaign in campaigns}
+    for user, campaign_id in engaged.items():
+        alike = [each for each, theirs in intents.items() if theirs & intents[campaign_id]]
+        yield user, str(rng.choice(alike))
 
 
 def until_published(served: Service, before: str | None, run: subprocess.Popen[bytes]) -> datetime:

@@ -20,6 +20,7 @@ LOOPBACK = "127.0.0.1"
 
 # Below the ports that systems hand to outgoing connections (Linux from 32768, macOS from 49152): a kept port stays free.
 _KEEPABLE_PORTS = range(20_000, 32_000)
+_GIVEN: set[int] = set()
 
 State = Literal["starting", "running", "restarting", "stopped", "unsupervised", "external"]
 
@@ -132,12 +133,16 @@ def _signal(send: Callable[[], None]) -> None:
 
 
 def free_port(preferred: int | None = None) -> int:
-    """The preferred loopback port if it is free, else the next free one above it; a random one where none is preferred."""
+    """The preferred loopback port if it is free, else the next free one above it; a random one where none is preferred.
+
+    No random one is given twice: its server may not have begun to listen yet.
+    """
     candidates: Iterator[int] | range = (
         iter(random.sample(_KEEPABLE_PORTS, len(_KEEPABLE_PORTS))) if preferred is None else range(preferred, 65_536)
     )
     for port in candidates:
-        if port_is_free(port):
+        if port_is_free(port) and not (preferred is None and port in _GIVEN):
+            _GIVEN.add(port)
             return port
     raise OSError(f"no free port from {preferred or _KEEPABLE_PORTS.start} on")
 

@@ -107,3 +107,8 @@ def test_everything_ends_when_the_home_is_deleted(settings: Settings) -> None:
     start_services(settings, [service(settings, "steady", STAYS)])
     shutil.rmtree(settings.home)
     eventually(lambda: processes(settings) == [])
+
+
+def test_no_port_is_given_twice() -> None:
+    given = [free_port() for _ in range(300)]
+    assert len(set(given)) == len(given)

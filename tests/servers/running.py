@@ -12,13 +12,15 @@ import psycopg
 from pydantic import SecretStr
 
 from persona.local.group import Group, tail
-from persona.local.processes import ChildState, free_port
+from persona.local.processes import ChildState, ProcessSpec, free_port
 from persona.local.servers import NotReady, Server
 from persona.settings import Settings, StoreName
 from tests.servers.production import PRODUCTION, NotInstalled
 
-READY_SECONDS = 180
+READY_SECONDS = 120
 """Neo4j takes 20 on a quiet machine for a new store."""
+ATTEMPTS = 2
+"""Another process may have begun to listen on a port that was chosen."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,25 @@ class Running:
 @contextmanager
 def production_servers(home: Path, kinds: Sequence[type[Server]] = PRODUCTION) -> Iterator[Running]:
     """Those of the servers that are installed here, each with a port and a password of its own."""
-    servers, specs, missing = list[Server](), [], dict[StoreName, str]()
+    for attempt in range(ATTEMPTS):
+        servers, specs, running = _chosen(home / str(attempt), kinds)
+        try:
+            running.group.launch(specs)
+            for server in servers:
+                _await(server)
+            break
+        except BaseException as error:
+            running.group.stop()
+            if not isinstance(error, TimeoutError) or attempt + 1 == ATTEMPTS:
+                raise
+    try:
+        yield running
+    finally:
+        running.group.stop()
+
+
+def _chosen(home: Path, kinds: Sequence[type[Server]]) -> tuple[list[Server], list[ProcessSpec], Running]:
+    servers, specs, missing = list[Server](), list[ProcessSpec](), dict[StoreName, str]()
     for kind in kinds:
         server = kind(home / "stores" / kind.name, home / "logs" / f"{kind.name}.log", free_port(), secrets.token_hex(12))
         server.data.mkdir(parents=True)
@@ -75,13 +95,7 @@ def production_servers(home: Path, kinds: Sequence[type[Server]] = PRODUCTION) -
             missing[kind.name] = str(error)
     running = Running(home, {key: text for server in servers for key, text in server.addresses().items()}, missing)
     running.group.run_dir.mkdir(parents=True)
-    try:
-        running.group.launch(specs)
-        for server in servers:
-            _await(server)
-        yield running
-    finally:
-        running.group.stop()
+    return servers, specs, running
 
 
 def _await(server: Server) -> None:

@@ -13,8 +13,7 @@ import pytest
 from persona.errors import EmbeddingMismatch, StoreUnavailable
 from persona.schemas import Conversation, UserProfile, Vectors
 from persona.settings import Settings
-from persona.stores.vectors import EXACT_UP_TO, open_vectors
-from persona.stores.vectors import VectorStore as VectorStore
+from persona.stores.vectors import EXACT_UP_TO, VectorStore, open_vectors
 from tests.stores.conftest import DIMENSION, NAUGHTY_IDS
 
 PAST_ONE_QUERY = 17_000  # a Milvus query stops silently at 16,383 rows
