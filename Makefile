@@ -25,7 +25,7 @@ down: $(INSTALLED) ## stop all of it
 status: $(INSTALLED) ## what runs
 	@$(BIN)/persona status
 
-# two at a time, each with servers of its own: they wait more than they compute
+# two at a time, each with servers of its own
 PYTEST = $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(INSTALLED) ## the fast tests

@@ -161,7 +161,7 @@ class Answers:
         answer, _ = await self._computed(user_id, wanted, current)
         answer.degraded = sorted({*answer.degraded, *missing})
         telemetry.answered("computed", answer.degraded)
-        return _json(_document(answer, wanted), "computed")
+        return _json(document_of(answer, explain=wanted.explain), "computed")
 
     async def _computed_once(self, user_id: str, wanted: Wanted, current: Current, found: Found) -> bytes:
         """For everyone who asks meanwhile; by another process, where one is at it and gets done."""
@@ -172,7 +172,7 @@ class Answers:
             telemetry.answered("cache")
             return found.answer
         answer, until = await self._computed(user_id, wanted, current, live=found.live)
-        question, document = self._question(user_id, wanted, current), _document(answer, wanted)
+        question, document = self._question(user_id, wanted, current), document_of(answer, explain=wanted.explain)
         if answer.degraded:
             await self._pass_turn(question, found)
         elif not await self._kept(question, _json(document, "cache"), until, version=found.version):
@@ -221,8 +221,9 @@ def _ours(current: Current, found: Found) -> bool:
     return found.turn or current.snapshot.may_be_outdated
 
 
-def _document(answer: Answer, wanted: Wanted) -> dict[str, Any]:
-    return answer.model_dump(exclude=None if wanted.explain else WITHOUT_EVIDENCE)
+def document_of(answer: Answer, *, explain: bool) -> dict[str, Any]:
+    """What an answer tells, for `orjson`."""
+    return answer.model_dump(exclude=None if explain else WITHOUT_EVIDENCE)
 
 
 def _json(document: dict[str, Any], source: Literal["computed", "cache"]) -> bytes:

@@ -126,8 +126,7 @@ class Guard(Generic[T]):
         async with self._turns:  # under load callers queue here; a full set of slots then means that calls hang
             future, patience = self._begin(verb), deadline or self._deadline
             with self._recorded(patience):
-                async with asyncio.timeout(patience):
-                    return await asyncio.wrap_future(future)
+                return await _within(patience, future)
 
     async def wait_for(self, asking: Callable[[], Awaitable[R]]) -> R:
         """What `asking` returns, which has a client of the event loop's own for the same server: it needs no thread."""
@@ -170,16 +169,14 @@ class Guard(Generic[T]):
             leaving = self._leave()
             self._why = "closed"
             with suppress(Exception):  # whatever the driver says about a server that may be gone already
-                async with asyncio.timeout(CLOSE_SECONDS):
-                    await asyncio.wrap_future(leaving)
+                await _within(CLOSE_SECONDS, leaving)
         self._slots.close()
 
     async def _connect(self) -> None:
         context = self._open()
         try:
             opening = self._slots.submit(context.__enter__)
-            async with asyncio.timeout(CONNECT_SECONDS):
-                self._opened = context, await asyncio.wrap_future(opening)
+            self._opened = context, await _within(CONNECT_SECONDS, opening)
             self._record(None)
             telemetry.breaker(self.name, is_open=False)
             log.info("store connected", store=self.name)
@@ -209,8 +206,7 @@ class Guard(Generic[T]):
         assert self._opened is not None
         _, store = self._opened
         with suppress(StoreUnavailable), self._recorded(PING_SECONDS):
-            async with asyncio.timeout(PING_SECONDS):
-                await asyncio.wrap_future(self._slots.submit(store.ping))
+            await _within(PING_SECONDS, self._slots.submit(store.ping))
             return True
         return False
 
@@ -285,6 +281,12 @@ def one_deadline(seconds: float) -> Iterator[None]:
         yield
     finally:
         _answer_by.reset(token)
+
+
+async def _within(seconds: float, future: "Future[R]") -> R:
+    """What a thread's future comes to, waited for on the event loop; raises `TimeoutError`."""
+    async with asyncio.timeout(seconds):
+        return await asyncio.wrap_future(future)
 
 
 def _raise(error: StoreUnavailable) -> NoReturn:

@@ -8,7 +8,7 @@ import orjson
 from persona.errors import StoreUnavailable
 from persona.ranking.recommender import Query, Recommender, Snapshot
 from persona.schemas import Answer
-from serving.answers import ALL_STORES, JSON, WITHOUT_EVIDENCE
+from serving.answers import ALL_STORES, JSON, document_of
 from serving.guard import one_deadline
 from serving.intents import UNREAD, Intents, Read
 from serving.snapshots import Snapshots
@@ -38,7 +38,7 @@ class TextAnswers:
             missing.add(error.store)
         answer = await asyncio.to_thread(self._answer, texts, read, query, current.snapshot)
         answer.degraded = sorted(missing.union(answer.degraded))
-        return orjson.dumps(answer.model_dump(exclude=None if explain else WITHOUT_EVIDENCE), option=JSON)
+        return orjson.dumps(document_of(answer, explain=explain), option=JSON)
 
     def _answer(self, texts: Sequence[str], read: Read, query: Query, snapshot: Snapshot) -> Answer:
         with one_deadline(ALL_STORES * self._deadline):

@@ -6,7 +6,7 @@ import random
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -137,11 +137,13 @@ def free_port(preferred: int | None = None) -> int:
 
     No random one is given twice: its server may not have begun to listen yet.
     """
-    candidates: Iterator[int] | range = (
-        iter(random.sample(_KEEPABLE_PORTS, len(_KEEPABLE_PORTS))) if preferred is None else range(preferred, 65_536)
+    candidates: Iterable[int] = (
+        (port for port in random.sample(_KEEPABLE_PORTS, len(_KEEPABLE_PORTS)) if port not in _GIVEN)
+        if preferred is None
+        else range(preferred, 65_536)
     )
     for port in candidates:
-        if port_is_free(port) and not (preferred is None and port in _GIVEN):
+        if port_is_free(port):
             _GIVEN.add(port)
             return port
     raise OSError(f"no free port from {preferred or _KEEPABLE_PORTS.start} on")

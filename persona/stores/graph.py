@@ -230,9 +230,12 @@ ORDER BY engaged.weight DESC, engaged.last_at_ms DESC, user_id
 LIMIT $limit
 """
 
-FOUND_USERS = (
-    "UNWIND $rows AS row MATCH (user:User {user_id: row}) USING INDEX SEEK user:User(user_id) RETURN user.user_id AS user_id"
-)
+FOUND_USERS = """
+UNWIND $rows AS row
+MATCH (user:User {user_id: row})
+USING INDEX SEEK user:User(user_id)
+RETURN user.user_id AS user_id
+"""
 
 # From the people's side: a campaign may have every person there is at its other end.
 FOUND_ENGAGEMENTS = """

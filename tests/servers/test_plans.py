@@ -146,7 +146,7 @@ def test_neo4j_scans_nothing(servers: Running) -> None:
 
 def looked_up(query: str) -> set[tuple[str, ...]]:
     """What is matched by its id: variable, label, property."""
-    return set(re.findall(r"(?<!ERGE )\((\w*):(\w+) \{(\w+_id|intent): ", query))
+    return set(re.findall(r"(?<!MERGE )\((\w*):(\w+) \{(\w+_id|intent): ", query))
 
 
 def named_indexes(query: str) -> set[tuple[str, ...]]:
