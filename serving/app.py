@@ -15,7 +15,7 @@ from serving.auth import Keys
 from serving.bodies import Bodies
 from serving.cores import stay_on_one
 from serving.logs import log_json
-from serving.memory import keep_what_there_is
+from serving.memory import collect_seldom, keep_what_there_is
 from serving.middleware import REQUEST_ID, Requests
 from serving.problems import Problem, answer_with_problems
 from serving.routes import audiences, health, ingestion, intents, metrics, people, recommendations
@@ -87,6 +87,7 @@ def application() -> FastAPI:
     stay_on_one()
     app = create_app(settings)
     keep_what_there_is()
+    collect_seldom()
     return app
 
 

@@ -262,11 +262,16 @@ class Guard(Generic[T]):
         return type(error).__name__
 
     def _record(self, failure: StoreUnavailable | None) -> None:
-        self._suspected = failure is not None
-        # The breaker is not thread-safe. One that opened meanwhile takes no notice of late outcomes.
-        with self._lock, suppress(StoreUnavailable, OpenedState), self._breaker:
-            if failure:
-                raise failure
+        if failure is None and not self._suspected and self._breaker.context.state == CLOSED:
+            return  # nothing has failed since the last success: the breaker has nothing to forget
+        with self._lock:  # the breaker is not thread-safe
+            self._suspected = failure is not None
+            with (
+                suppress(StoreUnavailable, OpenedState),
+                self._breaker,
+            ):  # one that opened meanwhile takes no notice of late outcomes
+                if failure:
+                    raise failure
         if self._breaker.context.state != CLOSED:
             for future in tuple(self._waited_for):
                 with suppress(InvalidStateError):  # it was answered this moment
@@ -331,15 +336,22 @@ class _Slots:
 
     def __init__(self, name: StoreName, slots: int) -> None:
         self._name = name
-        self._free = threading.Semaphore(slots)
-        self._idle = threading.Semaphore(0)
+        self._slots = slots
+        self._lock = threading.Lock()
+        self._busy = 0
         self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
 
     def submit(self, work: Callable[[], R]) -> "Future[R]":
         """Run `work` now. Raises `StoreUnavailable` where every slot is taken."""
-        if not self._free.acquire(blocking=False):
-            raise StoreUnavailable(self._name, "every earlier call still hangs")
+        with self._lock:
+            if self._busy == self._slots:
+                raise StoreUnavailable(self._name, "every earlier call still hangs")
+            self._busy += 1
+            if self._busy > len(self._threads):
+                thread = threading.Thread(target=self._serve, name=f"{self._name}-calls", daemon=True)
+                self._threads.append(thread)
+                thread.start()
         future: Future[R] = Future()
         future.set_running_or_notify_cancel()
 
@@ -352,10 +364,6 @@ class _Slots:
                 else:
                     future.set_result(result)
 
-        if not self._idle.acquire(blocking=False):
-            thread = threading.Thread(target=self._serve, name=f"{self._name}-calls", daemon=True)
-            self._threads.append(thread)
-            thread.start()
         self._work.put(run)
         return future
 
@@ -368,8 +376,8 @@ class _Slots:
         while (run := self._work.get()) is not None:
             run()
             del run  # an idle thread must not keep the last answer alive
-            self._idle.release()
-            self._free.release()
+            with self._lock:
+                self._busy -= 1
 
 
 def _log_state(store: str, what: str, event: Any) -> None:

@@ -250,7 +250,8 @@ class Drivers:
             self._mongodb[database].command(command)
         elif call.store == "milvus":
             verb, arguments, named = call.arguments
-            getattr(self._milvus, verb)(*arguments, **named)
+            for hits in getattr(self._milvus, verb)(*arguments, **named):
+                list(hits)  # what is JSON, or a vector, is decoded when it is read
         elif call.store == "neo4j":
             query, parameters, in_transaction = call.arguments
             with self._neo4j.session(database=self._database, default_access_mode=neo4j.READ_ACCESS) as session:

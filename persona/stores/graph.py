@@ -513,15 +513,15 @@ class Graph:
         A tie counts similarity x weight x 0.5 ** (age / half-life), its age taken at `now_ms` (UTC epoch) and never below zero.
         """
         [(users, noted)] = self._ask(ENGAGEMENTS_OF, user_ids=list(neighbours))
-        positive = list(map(orjson.loads, noted))
-        tied = list(chain.from_iterable(campaigns for campaigns, _, _ in positive))
-        of_user = np.repeat([float(neighbours[user]) for user in users], [len(campaigns) for campaigns, _, _ in positive])
-        weights = np.fromiter(chain.from_iterable(weights for _, weights, _ in positive), np.float64, len(tied))
-        ages = now_ms - np.fromiter(chain.from_iterable(times for _, _, times in positive), np.float64, len(tied))
+        names, weighed, times = zip(*orjson.loads(f"[{','.join(noted)}]"), strict=True) if noted else ((), (), ())
+        tied = list(chain.from_iterable(names))
+        of_user = np.repeat([float(neighbours[user]) for user in users], list(map(len, names)))
+        weights = np.array(list(chain.from_iterable(weighed)), np.float64)
+        ages = now_ms - np.array(list(chain.from_iterable(times)), np.float64)
         pulls = of_user * weights * np.exp(-LN_2 / (half_life_days * MS_PER_DAY) * np.maximum(ages, 0))
         campaigns = sorted(set(tied))
         number_of = dict(zip(campaigns, range(len(campaigns)), strict=True))
-        numbers = np.fromiter(map(number_of.__getitem__, tied), np.intp, len(tied))
+        numbers = np.array(list(map(number_of.__getitem__, tied)), np.intp)
         scores = np.bincount(numbers, pulls, len(campaigns))
         counts = np.bincount(numbers, minlength=len(campaigns))
         best = np.argsort(-scores, kind="stable")[:limit]

@@ -51,7 +51,7 @@ FIELDS: Mapping[Collection, Mapping[str, Mapping[str, Any]]] = {
 }
 """Besides `id`, the hex primary key, and `vector`."""
 
-THIS_ONE = 'id == "{key}"'
+THIS_ONE = 'id in ["{key}"]'  # `==` the local server holds against every row, which takes three times as long
 NOT_OF_THIS_USER = 'user_key != "{key}"'
 OF_THESE_USERS = "user_key in {keys}"
 WITH_PREFIX = '{filter} and id like "{prefix}%"'
