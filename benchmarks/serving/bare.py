@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -24,6 +25,7 @@ from pymilvus import MilvusClient
 from pymongo import MongoClient, monitoring
 
 from persona.settings import Settings
+from persona.stores import documents
 from serving import snapshots
 from serving.app import create_app
 
@@ -89,8 +91,9 @@ async def _answered(settings: Settings, paths: Sequence[str], notes: Notes) -> l
 @contextmanager
 def noting(notes: Notes) -> Iterator[None]:
     """Note what the drivers are asked, by clients that are opened within the block."""
-    monitoring.register(_Commands(notes))  # for good, and in this process alone
     with ExitStack() as stack:
+        listened_to = partial(MongoClient, event_listeners=[_Commands(notes)])
+        stack.enter_context(patch.object(documents, "MongoClient", listened_to))
         for owner, verb, of in (
             (MilvusClient, "search", _of_milvus), (MilvusClient, "query", _of_milvus), (MilvusClient, "get", _of_milvus),
             (redis.Redis, "execute_command", _of_redis),
