@@ -86,17 +86,15 @@ class Related:
         best = found[np.argsort(-scores[found], kind="stable")][:limit]
         because = [past[place] for place in of_past[through[best]].tolist()]
         chosen = entries[through[best]]
-        return list(
-            map(
-                RelatedVote,
-                map(self._names.__getitem__, best.tolist()),
-                scores[best].tolist(),
-                because,
-                self._support[chosen].tolist(),
-                self._weights[chosen].tolist(),
-                map(self._run_of.__getitem__, because),
-            )
+        columns = (
+            map(self._names.__getitem__, best.tolist()),
+            scores[best].tolist(),
+            because,
+            self._support[chosen].tolist(),
+            self._weights[chosen].tolist(),
+            map(self._run_of.__getitem__, because),
         )
+        return list(map(RelatedVote._make, zip(*columns, strict=True)))
 
 
 class CampaignWords:

@@ -525,7 +525,8 @@ class Graph:
         scores = np.bincount(numbers, pulls, len(campaigns))
         counts = np.bincount(numbers, minlength=len(campaigns))
         best = np.argsort(-scores, kind="stable")[:limit]
-        return list(map(NeighbourVote, map(campaigns.__getitem__, best.tolist()), scores[best].tolist(), counts[best].tolist()))
+        voted = zip(map(campaigns.__getitem__, best.tolist()), scores[best].tolist(), counts[best].tolist(), strict=True)
+        return list(map(NeighbourVote._make, voted))
 
     def ties_of(self, user_id: str) -> Ties:
         """What the person is tied to, has expressed, and has named: `history_of`, `intents_of` and `mentions_of` in one question."""

@@ -9,6 +9,7 @@ import secrets
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import NamedTuple
 
 import redis.asyncio
@@ -112,10 +113,11 @@ class KeptAnswers:
         self._read = client.register_script(READ)
         self._write_if_unchanged = client.register_script(WRITE_IF_UNCHANGED)
         self._name = secrets.token_hex(8)
+        self._lookups = count()
 
     async def look_up(self, questions: Sequence[Question]) -> list[Found]:
         """What is known of each answer, all of one moment."""
-        keys, arguments = _asked(questions, asker=self._name)
+        keys, arguments = _asked(questions, asker=self._name, fresh=f"{self._name}{next(self._lookups):x}")
         with translated():
             return _found(await self._read(keys=keys, args=arguments))
 
@@ -160,10 +162,10 @@ def epoch_of(version: str) -> str:
     return version.partition(":")[0]
 
 
-def _asked(questions: Iterable[Question], *, asker: str) -> tuple[list[str], list[str | int]]:
-    """Keys and arguments of `READ`."""
+def _asked(questions: Iterable[Question], *, asker: str, fresh: str) -> tuple[list[str], list[str | int]]:
+    """Keys and arguments of `READ`; `fresh` has never been a version."""
     keys = [EPOCH_KEY]
-    arguments: list[str | int] = [secrets.token_hex(8), VERSION_SECONDS, asker, int(COMPUTING_SECONDS * 1000)]
+    arguments: list[str | int] = [fresh, VERSION_SECONDS, asker, int(COMPUTING_SECONDS * 1000)]
     for user_id, scope, field, counted in questions:
         user, named = hashed(user_id), _field(scope, field)
         keys += _keys(user, named)
