@@ -264,12 +264,10 @@ class Guard(Generic[T]):
     def _record(self, failure: StoreUnavailable | None) -> None:
         if failure is None and not self._suspected and self._breaker.context.state == CLOSED:
             return  # nothing has failed since the last success: the breaker has nothing to forget
-        with self._lock:  # the breaker is not thread-safe
+        # The breaker is not thread-safe. One that opened meanwhile takes no notice of late outcomes.
+        with self._lock, suppress(StoreUnavailable, OpenedState):
             self._suspected = failure is not None
-            with (
-                suppress(StoreUnavailable, OpenedState),
-                self._breaker,
-            ):  # one that opened meanwhile takes no notice of late outcomes
+            with self._breaker:
                 if failure:
                     raise failure
         if self._breaker.context.state != CLOSED:
