@@ -3,7 +3,6 @@
 Evidence speaks of others as counts only, never by id or word.
 """
 
-from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -115,20 +114,12 @@ class Sources:
 Channel = Callable[[Context, Sources], Candidates]
 
 
-class StoreChannel(ABC):
-    """A channel that asks a store, which may be begun here and waited for there."""
-
-    @abstractmethod
-    def begin(self, context: Context, sources: Sources) -> Callable[[], Candidates]:
-        """Begin to ask; what is returned waits for what is proposed."""
+class SimilarUsers:
+    """What people with similar conversations engaged with: similarity x engagement x recency, discounted by popularity."""
 
     def __call__(self, context: Context, sources: Sources) -> Candidates:
         """What is proposed."""
         return self.begin(context, sources)()
-
-
-class SimilarUsers(StoreChannel):
-    """What people with similar conversations engaged with: similarity x engagement x recency, discounted by popularity."""
 
     def begin(self, context: Context, sources: Sources) -> Callable[[], Candidates]:
         """Find these people, and begin to ask the graph about them: it takes longer than all other channels."""
@@ -152,30 +143,20 @@ class SimilarUsers(StoreChannel):
 similar_users = SimilarUsers()
 
 
-class SimilarConversations(StoreChannel):
+def similar_conversations(context: Context, sources: Sources) -> Candidates:
     """What the most similar conversations named or led to."""
-
-    def begin(self, context: Context, sources: Sources) -> Callable[[], Candidates]:
-        """Begin to look for these conversations."""
-        if context.vector is None:
-            return lambda: NONE
-        nearest = begin(sources.vectors.similar_conversations, context.vector, limit=NEIGHBOURS, exclude_user=context.user_id)
-        return lambda: self._added_up(nearest())
-
-    @staticmethod
-    def _added_up(nearest: Sequence[SimilarConversation]) -> Candidates:
-        scores: dict[str, float] = defaultdict(float)
-        counts: dict[str, int] = defaultdict(int)
-        for conversation in nearest:
-            nearness = _sharpened(conversation.similarity)
-            for campaign, strength in conversation.outcomes.items():
-                scores[campaign] += nearness * strength
-                counts[campaign] += strength > 0
-        campaigns = list(scores)
-        return Candidates.positive(campaigns, list(scores.values()), lambda place: {"conversations": counts[campaigns[place]]})
-
-
-similar_conversations = SimilarConversations()
+    if context.vector is None:
+        return NONE
+    scores: dict[str, float] = defaultdict(float)
+    counts: dict[str, int] = defaultdict(int)
+    nearest = sources.vectors.similar_conversations(context.vector, limit=NEIGHBOURS, exclude_user=context.user_id)
+    for conversation in nearest:
+        nearness = _sharpened(conversation.similarity)
+        for campaign, strength in conversation.outcomes.items():
+            scores[campaign] += nearness * strength
+            counts[campaign] += strength > 0
+    campaigns = list(scores)
+    return Candidates.positive(campaigns, list(scores.values()), lambda place: {"conversations": counts[campaigns[place]]})
 
 
 def weighted_history(context: Context, *, now_ms: int, half_life_days: float) -> dict[str, float]:
@@ -270,14 +251,10 @@ CHANNELS: dict[str, Channel] = {
     "intents": intents,
     "content": content,
     "engagement": engagement,
-    "similar_users": similar_users,
     "similar_conversations": similar_conversations,
+    "similar_users": similar_users,
 }
-"""Every channel by the name that evidence and weights use, in the order to begin them in.
-
-Those that ask no store come first, as they are found while people are looked for. The graph is asked about these people for longer than
-conversations take to be found, so it is asked before.
-"""
+"""Every channel by the name that evidence and weights use, to be begun and then waited for; those that wait for a store last."""
 
 
 def _sharpened(similarity: float) -> float:

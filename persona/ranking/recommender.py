@@ -11,17 +11,7 @@ from typing import Any, Protocol, TypeVar
 from persona.errors import NotFound, StoreUnavailable
 from persona.language.mentions import NameFinder
 from persona.ranking.asking import begin
-from persona.ranking.channels import (
-    CHANNELS,
-    NEIGHBOURS,
-    NONE,
-    Candidates,
-    Channel,
-    GraphSearch,
-    Sources,
-    StoreChannel,
-    VectorSearch,
-)
+from persona.ranking.channels import CHANNELS, NEIGHBOURS, NONE, Candidates, GraphSearch, Sources, VectorSearch
 from persona.ranking.context import Context, Decision
 from persona.ranking.diversity import Diversity, Placed, placed
 from persona.ranking.explanation import evidence_of, reason_against, reason_for
@@ -40,6 +30,7 @@ from persona.schemas import (
     ExpressedIntent,
     Mention,
     Recommendation,
+    SimilarConversation,
     Ties,
     Vector,
     Why,
@@ -377,9 +368,7 @@ class Recommender:
             now_ms=_now_ms(query, snapshot),
             channel=query.channel,
         )
-        begun = {
-            name: degraded.unless(partial(_begun, channel, context, sources), _nothing) for name, channel in channels.items()
-        }
+        begun = {name: degraded.unless(partial(begin, channel, context, sources), _nothing) for name, channel in channels.items()}
         proposals = {name: degraded.unless(proposed, NONE) for name, proposed in begun.items()}
         if degraded.stores and not any(proposals.values()):
             raise StoreUnavailable(", ".join(sorted(degraded.stores)), "no channel is left to answer from")
@@ -401,22 +390,17 @@ class Recommender:
 
 
 class _Ahead:
-    """The search for people like this one, begun before there is all that the channels look at. The others are as they are."""
+    """The searches that the channels make for a vector, begun together: each channel waits for what is left of its own."""
 
     def __init__(self, vectors: VectorSearch, vector: Vector, user_id: str | None) -> None:
         self._users = begin(vectors.similar_users, vector, limit=NEIGHBOURS, exclude=user_id)
-        self.similar_conversations = vectors.similar_conversations
+        self._conversations = begin(vectors.similar_conversations, vector, limit=NEIGHBOURS, exclude_user=user_id)
 
     def similar_users(self, vector: Vector, *, limit: int, exclude: str | None) -> list[tuple[str, float]]:
         return self._users()
 
-
-def _begun(channel: Channel, context: Context, sources: Sources) -> Callable[[], Candidates]:
-    """Begin to ask a channel; what it finds without a store is found now."""
-    if isinstance(channel, StoreChannel):
-        return channel.begin(context, sources)
-    found = channel(context, sources)
-    return lambda: found
+    def similar_conversations(self, vector: Vector, *, limit: int, exclude_user: str | None) -> list[SimilarConversation]:
+        return self._conversations()
 
 
 def _nothing() -> Candidates:
