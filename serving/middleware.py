@@ -80,11 +80,12 @@ def _id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """The id that the request came with, if it is one; else a new one."""
     for name, given in headers:
         if name == REQUEST_ID:
-            return given.decode() if SANE.fullmatch(given) else _new_id()
-    return _new_id()
+            return given.decode() if SANE.fullmatch(given) else new_id()
+    return new_id()
 
 
-def _new_id() -> str:
+def new_id() -> str:
+    """Of a request that came without one."""
     return f"{_ids.getrandbits(128):032x}"
 
 

@@ -1,10 +1,8 @@
 """A connection: how it drains when the service stops, and what is told to whoever sends no HTTP that can be read. Requests go by."""
 
-import uuid
-
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from serving.middleware import REQUEST_ID
+from serving.middleware import REQUEST_ID, new_id
 from serving.problems import problem
 
 LAST_CHANCE_SECONDS = 0.5
@@ -40,7 +38,7 @@ class Http(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what has no path and no headers yet, and hang up."""
-        request_id = uuid.uuid4().hex
+        request_id = new_id()
         refusal = problem({"path": "", "state": {"request_id": request_id}}, 400, kind="malformed", detail=UNREADABLE)
         headers = [*refusal.raw_headers, (REQUEST_ID, request_id.encode()), (b"connection", b"close")]
         lines = [b"%b: %b\r\n" % header for header in headers]

@@ -86,15 +86,16 @@ class Related:
         best = found[np.argsort(-scores[found], kind="stable")][:limit]
         because = [past[place] for place in of_past[through[best]].tolist()]
         chosen = entries[through[best]]
-        columns = (
+        voted = zip(
             map(self._names.__getitem__, best.tolist()),
             scores[best].tolist(),
             because,
             self._support[chosen].tolist(),
             self._weights[chosen].tolist(),
             map(self._run_of.__getitem__, because),
+            strict=True,
         )
-        return list(map(RelatedVote._make, zip(*columns, strict=True)))
+        return list(map(RelatedVote._make, voted))
 
 
 class CampaignWords:

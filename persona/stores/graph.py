@@ -513,7 +513,9 @@ class Graph:
         A tie counts similarity x weight x 0.5 ** (age / half-life), its age taken at `now_ms` (UTC epoch) and never below zero.
         """
         [(users, noted)] = self._ask(ENGAGEMENTS_OF, user_ids=list(neighbours))
-        names, weighed, times = zip(*orjson.loads(f"[{','.join(noted)}]"), strict=True) if noted else ((), (), ())
+        if not noted:
+            return []
+        names, weighed, times = zip(*orjson.loads(f"[{','.join(noted)}]"), strict=True)
         tied = list(chain.from_iterable(names))
         of_user = np.repeat([float(neighbours[user]) for user in users], list(map(len, names)))
         weights = np.array(list(chain.from_iterable(weighed)), np.float64)

@@ -117,7 +117,7 @@ class KeptAnswers:
 
     async def look_up(self, questions: Sequence[Question]) -> list[Found]:
         """What is known of each answer, all of one moment."""
-        keys, arguments = _asked(questions, asker=self._name, fresh=f"{self._name}{next(self._lookups):x}")
+        keys, arguments = _asked(questions, asker=self._name, fresh=f"{self._name}{next(self._lookups):016x}")
         with translated():
             return _found(await self._read(keys=keys, args=arguments))
 
